@@ -1,1 +1,8 @@
-//! The built binary against real sockets.
+//! The built binary as a child process, real origins on loopback, real clients.
+//!
+//! Every module holds the cases of one part of the contract. Tests share nothing: each starts its own gateway and its
+//! own origins on ports of their own, waits for conditions with a deadline and never for time to pass.
+#![expect(clippy::unwrap_used, reason = "in a test a failed unwrap is the failed assertion")]
+
+/// The gateway as a child process, the origins behind it, the clients before it.
+mod harness;
