@@ -6,3 +6,11 @@
 
 /// The gateway as a child process, the origins behind it, the clients before it.
 mod harness;
+
+/// Every answer that is the gateway's own; one log line and one count each.
+mod answers;
+/// The acceptance cases of the two APISIX plugins, and those derived from what they do badly.
+mod apisix_openfunction;
+mod apisix_openwhisk;
+/// Hosts, paths, methods, suffixes, queries.
+mod routing;

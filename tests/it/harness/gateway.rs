@@ -277,6 +277,29 @@ pub(crate) struct Check {
     pub(crate) stderr: String,
 }
 
+impl Check {
+    /// That the file was found faulty, and that every one of these words is in what was said about it.
+    #[track_caller]
+    pub(crate) fn refuses(&self, words: &[&str]) {
+        assert_eq!(self.code, Some(78), "{self:#?}");
+        let said = self.said();
+        for word in words {
+            assert!(said.contains(word), "nothing about {word:?} in:\n{said}");
+        }
+    }
+
+    /// That the file was found good.
+    #[track_caller]
+    pub(crate) fn accepts(&self) {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+    }
+
+    /// Both outputs.
+    pub(crate) fn said(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+}
+
 /// `fngate check` on this text; listener and admin address are added as for a start.
 pub(crate) async fn check(yaml: &str) -> Check {
     let home = Home::new();

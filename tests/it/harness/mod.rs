@@ -12,14 +12,26 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use client::{Client, Echo, Http2, Request, Response};
-pub(crate) use gateway::{Builder, Check, Gateway, check};
-pub(crate) use origin::{Exchange, Origin, Refusing, Reply, Silent};
+pub(crate) use gateway::{Gateway, check, run};
+pub(crate) use origin::{Exchange, Origin, Recorded, Refusing, Reply, Silent};
 pub(crate) use pki::{Ca, Leaf};
 pub(crate) use wire::{Head, Piece};
 
 /// How long a test waits for anything that ought to happen at once. Generous, because machines are shared; it is only
 /// ever used up by a test that fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A file with one route, `hello`, on every host. `target` is the inside of the target's braces.
+pub(crate) fn route(path: &str, target: &str) -> String {
+    routes(&[("hello", path, target)])
+}
+
+/// A file with these routes: name, path pattern, target.
+pub(crate) fn routes(routes: &[(&str, &str, &str)]) -> String {
+    routes.iter().fold("routes:\n".to_owned(), |text, (name, path, target)| {
+        text + &format!("  - name: {name}\n    match: {{ path: \"{path}\" }}\n    target: {{ {target} }}\n")
+    })
+}
 
 /// Asks until there is an answer, and fails the test when `deadline` passes first.
 pub(crate) async fn eventually<T, F>(what: &str, deadline: Duration, mut ask: F) -> T

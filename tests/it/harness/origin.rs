@@ -360,6 +360,11 @@ impl Exchange {
         self.line.closing = true;
     }
 
+    /// Whether there will be no further request: closed here, or the peer is gone.
+    pub(crate) fn closing(&self) -> bool {
+        self.line.closing
+    }
+
     /// The same, with a reset instead of an orderly end.
     pub(crate) fn reset(&mut self) {
         self.line.wire.linger_zero();
