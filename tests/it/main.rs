@@ -14,3 +14,5 @@ mod apisix_openfunction;
 mod apisix_openwhisk;
 /// Hosts, paths, methods, suffixes, queries.
 mod routing;
+/// Bodies piece by piece, 1xx, WebSocket, bodies that break off.
+mod streaming;

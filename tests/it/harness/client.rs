@@ -137,6 +137,11 @@ impl Streaming<'_> {
         within("a piece of the body", self.body.next(self.wire)).await
     }
 
+    /// Sends more of the request in the meantime.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = within("the gateway to take bytes", self.wire.send(bytes.as_ref())).await;
+    }
+
     /// Reads on until the body so far ends with `text`.
     pub(crate) async fn until(&mut self, text: &str) -> String {
         let mut seen = Vec::new();

@@ -17,6 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
 use super::client::{Client, Request, Response};
+use super::pki::Leaf;
 use super::{PATIENCE, eventually, within};
 
 /// A gateway that is ready to serve.
@@ -36,6 +37,17 @@ impl Gateway {
 
     pub(crate) fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// The same with a second listener at `tls_addr`, over TLS with this certificate.
+    pub(crate) async fn start_tls(leaf: &Leaf, yaml: &str) -> Self {
+        let listeners = "listeners:
+  - address: 127.0.0.1:$PORT
+  - address: 127.0.0.1:$TLS_PORT
+    tls: { cert: $DIR/site.pem, key: $DIR/site.key }
+";
+        let builder = Self::builder().file("site.pem", &leaf.cert).file("site.key", &leaf.key);
+        builder.start(&format!("{listeners}{yaml}")).await
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
