@@ -12,6 +12,8 @@ mod answers;
 /// The acceptance cases of the two APISIX plugins, and those derived from what they do badly.
 mod apisix_openfunction;
 mod apisix_openwhisk;
+/// How many connections there are to a function, and what a dead one costs.
+mod pool;
 /// Hosts, paths, methods, suffixes, queries.
 mod routing;
 /// Bodies piece by piece, 1xx, WebSocket, bodies that break off.

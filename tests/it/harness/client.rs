@@ -174,7 +174,7 @@ impl Request {
     }
 
     pub(crate) fn post(target: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self { body: Some(body.into()), ..Self::new("POST", target) }
+        Self::new("POST", target).body(body)
     }
 
     pub(crate) fn post_json(target: &str, body: &str) -> Self {
@@ -183,6 +183,11 @@ impl Request {
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = Some(body.into());
         self
     }
 
