@@ -10,6 +10,7 @@ mod harness;
 /// Every answer that is the gateway's own; one log line and one count each.
 mod answers;
 /// The acceptance cases of the two APISIX plugins, and those derived from what they do badly.
+mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
 /// How many connections there are to a function, and what a dead one costs.

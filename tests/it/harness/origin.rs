@@ -202,6 +202,7 @@ enum Protocol {
 }
 
 /// An answer in full.
+#[derive(Clone)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
