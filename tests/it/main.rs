@@ -15,7 +15,11 @@ mod apisix_openfunction;
 mod apisix_openwhisk;
 /// How many connections there are to a function, and what a dead one costs.
 mod pool;
+/// A new configuration under a running gateway.
+mod reload;
 /// Hosts, paths, methods, suffixes, queries.
 mod routing;
+/// Start, readiness, the service manager, the end.
+mod shutdown;
 /// Bodies piece by piece, 1xx, WebSocket, bodies that break off.
 mod streaming;

@@ -31,6 +31,12 @@ impl Client {
         Self::over(tcp(addr).await, addr.to_string())
     }
 
+    /// The same where nobody may be listening any more.
+    pub(crate) async fn try_connect(addr: SocketAddr) -> Option<Self> {
+        let stream = within("a connection or its refusal", TcpStream::connect(addr)).await.ok()?;
+        Some(Self::over(stream, addr.to_string()))
+    }
+
     pub(crate) async fn tls(addr: SocketAddr, config: Arc<ClientConfig>, server_name: &str) -> Self {
         let stream = tls(addr, config, server_name).await.unwrap();
         Self::over(stream, server_name.to_owned())

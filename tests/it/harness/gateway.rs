@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -87,6 +87,11 @@ impl Gateway {
 
     pub(crate) async fn admin_get(&self, target: &str) -> Response {
         Client::connect(local(self.home.ports.admin)).await.call(&Request::get(target)).await
+    }
+
+    /// The same for a gateway that may be on its way out.
+    pub(crate) async fn try_admin_get(&self, target: &str) -> Option<Response> {
+        Client::try_connect(local(self.home.ports.admin)).await?.try_call(&Request::get(target)).await
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
@@ -189,7 +194,16 @@ impl Drop for Gateway {
 pub(crate) struct Builder {
     env: Vec<(String, String)>,
     files: Vec<(String, String)>,
-    arguments: Vec<String>,
+    layout: Layout,
+}
+
+/// How the configuration file lies in its directory.
+#[derive(Clone, Copy, Default)]
+enum Layout {
+    #[default]
+    Plain,
+    /// As Kubernetes mounts a ConfigMap: a link to a file below `..data`, itself a link that is swapped.
+    ConfigMap,
 }
 
 impl Builder {
@@ -201,6 +215,12 @@ impl Builder {
     /// A file in the directory of the configuration, readable by its owner.
     pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// Lays the configuration out as Kubernetes does; `write_config` then swaps the link.
+    pub(crate) fn as_config_map(mut self) -> Self {
+        self.layout = Layout::ConfigMap;
         self
     }
 
@@ -231,7 +251,7 @@ impl Builder {
     }
 
     fn spawn(&self, yaml: &str) -> Gateway {
-        let home = Home::new();
+        let home = Home::new(self.layout);
         for (name, text) in &self.files {
             home.write(name, text, 0o600);
         }
@@ -240,7 +260,6 @@ impl Builder {
             .arg("run")
             .arg("-c")
             .arg(home.config())
-            .args(&self.arguments)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -264,10 +283,7 @@ impl Gateway {
             if let Some(status) = child.try_wait().unwrap() {
                 return Some(Err(status));
             }
-            if tokio::net::TcpStream::connect(admin).await.is_err() {
-                return None;
-            }
-            let answer = Client::connect(admin).await.try_call(&Request::get("/readyz")).await?;
+            let answer = Client::try_connect(admin).await?.try_call(&Request::get("/readyz")).await?;
             (answer.status() == 200).then_some(Ok(()))
         })
         .await
@@ -314,7 +330,7 @@ impl Check {
 
 /// `fngate check` on this text; listener and admin address are added as for a start.
 pub(crate) async fn check(yaml: &str) -> Check {
-    let home = Home::new();
+    let home = Home::new(Layout::Plain);
     home.write_config(yaml);
     run(&["check", home.config().to_str().unwrap()]).await
 }
@@ -352,6 +368,11 @@ impl Metrics {
         self.series(name, labels).next().is_some()
     }
 
+    /// The value of a label of the first series of this name; empty when there is none.
+    pub(crate) fn label(&self, name: &str, label: &str) -> String {
+        self.series(name, &[]).find_map(|sample| sample.labels.get(label).cloned()).unwrap_or_default()
+    }
+
     fn series(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
         self.0.iter().filter(move |sample| {
             sample.name == name
@@ -385,13 +406,15 @@ impl Sample {
 /// The directory and the ports of one gateway.
 struct Home {
     dir: TempDir,
+    layout: Layout,
     ports: Ports,
 }
 
 impl Home {
-    fn new() -> Self {
+    fn new(layout: Layout) -> Self {
         Self {
             dir: TempDir::new().unwrap(),
+            layout,
             ports: Ports { plain: free_port(), tls: free_port(), admin: free_port() },
         }
     }
@@ -418,7 +441,21 @@ impl Home {
             .replace("$TLS_PORT", &self.ports.tls.to_string())
             .replace("$ADMIN_PORT", &self.ports.admin.to_string())
             .replace("$DIR", self.dir.path().to_str().unwrap());
-        self.write("fngate.yaml", &text, 0o600);
+        match self.layout {
+            Layout::Plain => self.write("fngate.yaml", &text, 0o600),
+            Layout::ConfigMap => self.swap_link(&text),
+        }
+    }
+
+    fn swap_link(&self, text: &str) {
+        let dir = self.dir.path();
+        let version = format!("..{}", std::fs::read_dir(dir).unwrap().count());
+        self.write(&format!("{version}/fngate.yaml"), text, 0o600);
+        symlink(version, dir.join("..data_tmp")).unwrap();
+        std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+        if !self.config().is_symlink() {
+            symlink("..data/fngate.yaml", self.config()).unwrap();
+        }
     }
 
     /// A watcher of the file sees the old text or the new one, never half of either.
