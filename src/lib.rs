@@ -1,1 +1,3 @@
 //! The function gateway.
+
+pub mod demo;
