@@ -1,1 +1,20 @@
-//! The function gateway.
+//! fngate, the function gateway: a reverse proxy in front of serverless functions.
+//!
+//! The modules stand in the order in which a reader needs them: scalars and faults first, then what a route is made of, then
+//! the gateway, then the program around it. `ARCHITECTURE.md` has the map.
+
+pub mod diag;
+pub mod error;
+pub mod secrets;
+pub mod uri;
+pub mod values;
+
+pub mod tls;
+pub mod upstream;
+
+pub mod platforms;
+pub mod routing;
+
+pub mod snapshot;
+
+pub mod demo;

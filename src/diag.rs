@@ -1,0 +1,213 @@
+//! `Diagnostics` and `Scope`: where in the file, what is wrong, what would be right.
+//!
+//! Compiling a configuration never stops at the first fault. A [`Scope`] knows its place in the tree (`routes[2].target.lambda`),
+//! records what it is told and goes on; the places become lines and columns when the faults are drawn.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+use std::rc::Rc;
+
+/// One step from the root of a file to a value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Step {
+    Key(Rc<str>),
+    Index(usize),
+}
+
+/// Where a value stands: the steps from the root of the file numbered `file`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    pub file: usize,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The file is refused.
+    Fault,
+    /// The file works, but an operator should look.
+    Warning,
+}
+
+/// Which part of the entry at a place is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Key,
+    Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    pub place: Place,
+    pub part: Part,
+    /// What is wrong, without the place and without a final full stop.
+    pub message: String,
+    /// What would be right, when that can be said.
+    pub hint: Option<String>,
+}
+
+/// Everything that was found in one run. Shared by the scopes of one load.
+#[derive(Debug, Default)]
+pub struct Diagnostics {
+    found: RefCell<Vec<Diagnostic>>,
+    /// Files that others than their owner can read: a literal secret does not belong there.
+    exposed_files: RefCell<HashSet<usize>>,
+}
+
+impl Diagnostics {
+    pub fn push(&self, diagnostic: Diagnostic) {
+        self.found.borrow_mut().push(diagnostic);
+    }
+
+    pub fn has_faults(&self) -> bool {
+        self.found.borrow().iter().any(|d| d.severity == Severity::Fault)
+    }
+
+    pub fn mark_exposed(&self, file: usize) {
+        self.exposed_files.borrow_mut().insert(file);
+    }
+
+    pub fn into_inner(self) -> Vec<Diagnostic> {
+        self.found.into_inner()
+    }
+}
+
+/// A place in the file, and the book into which faults found there are written.
+#[derive(Clone)]
+pub struct Scope<'a> {
+    book: &'a Diagnostics,
+    place: Place,
+}
+
+impl<'a> Scope<'a> {
+    pub fn root(book: &'a Diagnostics, file: usize) -> Self {
+        Scope { book, place: Place { file, steps: Vec::new() } }
+    }
+
+    /// The scope of the value under `key`.
+    pub fn key(&self, key: &str) -> Scope<'a> {
+        self.step(Step::Key(key.into()))
+    }
+
+    /// The scope of the item at `index`.
+    pub fn index(&self, index: usize) -> Scope<'a> {
+        self.step(Step::Index(index))
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Records a fault at this place.
+    pub fn reject(&self, message: impl Into<String>) {
+        self.record(Severity::Fault, message.into(), None);
+    }
+
+    /// Records a fault at this place and what would be right.
+    pub fn reject_with(&self, message: impl Into<String>, hint: impl Into<String>) {
+        self.record(Severity::Fault, message.into(), Some(hint.into()));
+    }
+
+    /// Records something that works but deserves a look.
+    pub fn warn(&self, message: impl Into<String>, hint: impl Into<String>) {
+        self.record(Severity::Warning, message.into(), Some(hint.into()));
+    }
+
+    /// Whether others than its owner can read the file this place is in.
+    pub fn is_exposed(&self) -> bool {
+        self.book.exposed_files.borrow().contains(&self.place.file)
+    }
+
+    /// Unwraps a result whose error is the fault's text.
+    pub fn accept<T>(&self, result: Result<T, Invalid>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Invalid { message, hint }) => {
+                self.record(Severity::Fault, message, hint);
+                None
+            }
+        }
+    }
+
+    fn step(&self, step: Step) -> Scope<'a> {
+        let mut place = self.place.clone();
+        place.steps.push(step);
+        Scope { book: self.book, place }
+    }
+
+    fn record(&self, severity: Severity, message: String, hint: Option<String>) {
+        self.book.push(Diagnostic { severity, place: self.place.clone(), part: Part::Value, message, hint });
+    }
+}
+
+/// Why a scalar is not what it should be. [`Scope::accept`] adds the place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl Invalid {
+    pub fn new(message: impl Into<String>) -> Self {
+        Invalid { message: message.into(), hint: None }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for Place {
+    /// `routes[2].target.lambda.region`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Key(key) if i == 0 => write!(f, "{key}")?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The known word nearest to a misspelt one, when one is near enough to be meant.
+pub fn did_you_mean<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let limit = (word.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_reads_like_a_path() {
+        let book = Diagnostics::default();
+        Scope::root(&book, 0).key("routes").index(2).key("target").reject("wrong");
+        let found = book.into_inner();
+        assert_eq!(found[0].place.to_string(), "routes[2].target");
+    }
+
+    #[test]
+    fn near_words_are_suggested_and_far_ones_are_not() {
+        let known = ["function_uri", "timeout", "ssl_verify"];
+        assert_eq!(did_you_mean("functon_uri", known), Some("function_uri"));
+        assert_eq!(did_you_mean("timout", known), Some("timeout"));
+        assert_eq!(did_you_mean("banana", known), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! `GatewayError`: every reason for which the gateway answers by itself.
+//!
+//! The client learns the code and a fixed sentence; causes, addresses and platform messages go to the log.
+//! The same `code` stands in the answer's body, in the access log's `reason` and in the metrics' label.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+/// One variant per reason. Cheap to build: nothing here is formatted before it goes on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayError {
+    /// No route matches host and path.
+    NoRoute,
+    /// The path exists, but not with this method; the string is the `Allow` header.
+    MethodNotAllowed(Cow<'static, str>),
+    /// The request is malformed or leaves something to be guessed.
+    BadRequest(&'static str),
+    /// The path could leave the function's own space.
+    BadPath,
+    BodyTooLarge,
+    HeadersTooLarge,
+    /// A transfer coding other than `chunked`.
+    UnsupportedCoding,
+    /// The client took longer over its request than the limit allows.
+    RequestTimeout,
+    UpstreamConnect,
+    UpstreamTls,
+    UpstreamResolve,
+    /// The function was silent for longer than `timeout`.
+    UpstreamTimeout,
+    ConnectTimeout,
+    /// The whole exchange took longer than `deadline`.
+    Deadline,
+    UpstreamReset,
+    UpstreamProtocol,
+    /// The platform's envelope cannot be understood.
+    BadEnvelope(&'static str),
+    Overloaded,
+    Draining,
+    ClientGone,
+    /// A fault of our own; the request ends, the process does not.
+    Internal,
+}
+
+/// Whose doing it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    Client,
+    Gateway,
+    Upstream,
+}
+
+/// What the access log and the metrics call a refused credential of ours. It is no error of the gateway: the function's own
+/// answer is passed on.
+pub const CREDENTIAL_REFUSED: &str = "credential_refused";
+
+impl GatewayError {
+    pub fn status(&self) -> StatusCode {
+        use GatewayError::*;
+        match self {
+            NoRoute => StatusCode::NOT_FOUND,
+            MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            BadRequest(_) | BadPath => StatusCode::BAD_REQUEST,
+            BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
+            RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            UpstreamConnect | UpstreamTls | UpstreamResolve => StatusCode::BAD_GATEWAY,
+            UpstreamReset | UpstreamProtocol | BadEnvelope(_) => StatusCode::BAD_GATEWAY,
+            UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
+            ClientGone => CLIENT_CLOSED_REQUEST,
+            Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Stable, `snake_case`: body, log and metric use this word.
+    pub fn code(&self) -> &'static str {
+        use GatewayError::*;
+        match self {
+            NoRoute => "no_route",
+            MethodNotAllowed(_) => "method_not_allowed",
+            BadRequest(_) => "bad_request",
+            BadPath => "bad_path",
+            BodyTooLarge => "body_too_large",
+            HeadersTooLarge => "headers_too_large",
+            UnsupportedCoding => "unsupported_coding",
+            RequestTimeout => "request_timeout",
+            UpstreamConnect => "upstream_connect",
+            UpstreamTls => "upstream_tls",
+            UpstreamResolve => "upstream_resolve",
+            UpstreamTimeout => "upstream_timeout",
+            ConnectTimeout => "connect_timeout",
+            Deadline => "deadline",
+            UpstreamReset => "upstream_reset",
+            UpstreamProtocol => "upstream_protocol",
+            BadEnvelope(_) => "bad_envelope",
+            Overloaded => "overloaded",
+            Draining => "draining",
+            ClientGone => "client_gone",
+            Internal => "internal",
+        }
+    }
+
+    pub fn blame(&self) -> Blame {
+        use GatewayError::*;
+        match self {
+            NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadPath | BodyTooLarge | HeadersTooLarge
+            | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
+            UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
+            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) => Blame::Upstream,
+            Overloaded | Draining | Internal => Blame::Gateway,
+        }
+    }
+
+    /// The sentence for the client. Fixed text only.
+    pub fn message(&self) -> &'static str {
+        use GatewayError::*;
+        match self {
+            NoRoute => "no route matches this host and path",
+            MethodNotAllowed(_) => "this path does not take this method",
+            BadRequest(reason) => reason,
+            BadPath => {
+                "the path is not acceptable: it has dot segments, control characters or broken escapes"
+            }
+            BodyTooLarge => "the body is larger than this gateway accepts",
+            HeadersTooLarge => "the request's head is larger than this gateway accepts",
+            UnsupportedCoding => "the only transfer coding understood here is chunked",
+            RequestTimeout => "the request did not arrive in time",
+            UpstreamConnect => "no connection to the function could be made",
+            UpstreamTls => "no trusted TLS connection to the function could be made",
+            UpstreamResolve => "the function's name could not be resolved",
+            UpstreamTimeout => "the function did not answer in time",
+            ConnectTimeout => "the connection to the function was not made in time",
+            Deadline => "the call took longer than its deadline",
+            UpstreamReset => "the function closed the connection before its answer was complete",
+            UpstreamProtocol => "the function's answer is not valid HTTP",
+            BadEnvelope(reason) => reason,
+            Overloaded => "the gateway is at its limit",
+            Draining => "the gateway is shutting down",
+            ClientGone => "the client closed the connection",
+            Internal => "the gateway failed",
+        }
+    }
+
+    /// Seconds after which a client may try again; only for refusals that are the gateway's own decision.
+    pub fn retry_after(&self) -> Option<u32> {
+        matches!(self, GatewayError::Overloaded | GatewayError::Draining).then_some(1)
+    }
+}
+
+/// nginx's 499: never sent, only logged.
+pub const CLIENT_CLOSED_REQUEST: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => unreachable!(),
+};
+
+impl std::fmt::Display for GatewayError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code(), self.message())
+    }
+}
+
+impl std::error::Error for GatewayError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_refusals_invite_to_come_back() {
+        assert_eq!(GatewayError::Overloaded.retry_after(), Some(1));
+        assert_eq!(GatewayError::Draining.retry_after(), Some(1));
+        assert_eq!(GatewayError::UpstreamTimeout.retry_after(), None);
+    }
+
+    #[test]
+    fn late_is_504_and_broken_is_502() {
+        assert_eq!(GatewayError::ConnectTimeout.status(), 504);
+        assert_eq!(GatewayError::UpstreamReset.status(), 502);
+        assert_eq!(GatewayError::ClientGone.status(), 499);
+    }
+}

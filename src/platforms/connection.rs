@@ -1,0 +1,194 @@
+//! The connection keys every target takes, and the [`Terms`] they compile to.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::diag::{Invalid, Scope};
+use crate::upstream::trust::Roots;
+use crate::upstream::{Endpoint, Keepalive, Protocol, Terms, Verify};
+use crate::values::{HostPort, Scheme, Written, parse_duration};
+
+/// Flattened into each platform's keys.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub struct Raw {
+    /// What to put into Host and SNI instead of the URI's authority
+    pub host: Option<String>,
+    /// Where to connect instead of the URI's host: `ip:port` or `name:port`
+    pub address: Option<String>,
+    /// PEM file with the authorities to trust instead of the system's
+    pub ca: Option<String>,
+    /// Verify the function's certificate (default true)
+    pub ssl_verify: Option<bool>,
+    /// Longest silence of the function; milliseconds, or with a unit
+    pub timeout: Option<Written>,
+    /// Longest time to connect, TLS included (default: the smaller of `timeout` and 5s)
+    pub connect_timeout: Option<Written>,
+    /// Longest time for the whole call (default: none)
+    pub deadline: Option<Written>,
+    /// Keep connections for further requests (default true)
+    pub keepalive: Option<bool>,
+    /// How long an idle connection is kept (default 60000)
+    pub keepalive_timeout: Option<Written>,
+    /// How many idle connections are kept (default 5)
+    #[schemars(range(min = 1))]
+    pub keepalive_pool: Option<u32>,
+    /// HTTP/2 to the function: `on` by ALPN or prior knowledge (default `off`)
+    pub http2: Option<Http2>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Http2 {
+    Off,
+    On,
+}
+
+/// What differs between platforms.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    pub timeout: Duration,
+    pub timeout_range: (Duration, Duration),
+    /// How much longer than `timeout` the gateway waits, so that the platform's own late answer arrives.
+    pub patience: Duration,
+}
+
+/// The compiled keys, and the authority for the Host header.
+#[derive(Debug)]
+pub struct Connection {
+    pub terms: Terms,
+    pub authority: String,
+    /// `timeout` as the file gives it, without the platform's patience.
+    pub timeout: Duration,
+}
+
+impl Connection {
+    pub fn host_header(&self) -> Result<HeaderValue, Invalid> {
+        HeaderValue::try_from(&self.authority)
+            .map_err(|_| Invalid::new(format!("`{}` cannot stand in a Host header", self.authority)))
+    }
+}
+
+/// A target's own address, from its URI or its nodes.
+#[derive(Debug)]
+pub struct Base {
+    pub scheme: Scheme,
+    /// For Host and SNI when `host` does not say otherwise.
+    pub origin: HostPort,
+    /// Where to connect when `address` does not say otherwise.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Base {
+    pub fn from_origin(scheme: Scheme, origin: HostPort) -> Self {
+        Base { scheme, endpoints: vec![Endpoint { address: origin.clone(), weight: 1 }], origin }
+    }
+}
+
+/// Compiles the keys. `scope` stands at the platform, whose keys these are; `base` is `None` when it was found faulty.
+pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'_>) -> Option<Connection> {
+    let Raw {
+        host,
+        address,
+        ca,
+        ssl_verify,
+        timeout,
+        connect_timeout,
+        deadline,
+        keepalive,
+        keepalive_timeout,
+        keepalive_pool,
+        http2,
+    } = raw;
+
+    let duration =
+        |key: &str, written: Option<Written>, default: Duration, (min, max): (Duration, Duration)| {
+            let Some(written) = written else { return Some(default) };
+            let scope = scope.key(key);
+            let duration = scope.accept(parse_duration(&written))?;
+            if (min..=max).contains(&duration) {
+                return Some(duration);
+            }
+            let bounds = match max {
+                Duration::MAX => format!("at least {} ms", min.as_millis()),
+                _ => format!("{} to {} ms", min.as_millis(), max.as_millis()),
+            };
+            scope.reject_with(format!("`{key}` is {} ms", duration.as_millis()), bounds);
+            None
+        };
+    let any = (Duration::from_millis(1), Duration::MAX);
+    let timeout = duration("timeout", timeout, defaults.timeout, defaults.timeout_range);
+    let connect_default = timeout.unwrap_or(defaults.timeout).min(LONGEST_CONNECT);
+    let connect_timeout = duration("connect_timeout", connect_timeout, connect_default, any);
+    let deadline = match deadline {
+        Some(written) => duration("deadline", Some(written), Duration::ZERO, any).map(Some),
+        None => Some(None),
+    };
+    let idle = duration(
+        "keepalive_timeout",
+        keepalive_timeout,
+        KEEPALIVE_TIMEOUT,
+        (Duration::from_secs(1), Duration::MAX),
+    );
+    let pool = keepalive_pool.unwrap_or(KEEPALIVE_POOL);
+    if pool == 0 || pool > LARGEST_POOL {
+        scope
+            .key("keepalive_pool")
+            .reject_with(format!("`keepalive_pool` is {pool}"), format!("1 to {LARGEST_POOL}"));
+        return None;
+    }
+    let roots = match ca {
+        None => Some(None),
+        Some(path) => {
+            scope.key("ca").accept(Roots::load(Path::new(&path))).map(|roots| Some(Arc::new(roots)))
+        }
+    };
+    let address = match address {
+        None => Some(None),
+        Some(text) => scope.key("address").accept(HostPort::parse(&text, None)).map(Some),
+    };
+
+    let base = base?;
+    let origin = match host {
+        None => Some(base.origin),
+        Some(text) => scope.key("host").accept(HostPort::parse(&text, Some(base.scheme.default_port()))),
+    }?;
+    let endpoints = match address? {
+        Some(address) => vec![Endpoint { address, weight: 1 }],
+        None => base.endpoints,
+    };
+    let timeout = timeout?;
+    Some(Connection {
+        authority: origin.authority(base.scheme),
+        timeout,
+        terms: Terms {
+            endpoints,
+            scheme: base.scheme,
+            sni: origin.host,
+            verify: if ssl_verify.unwrap_or(true) { Verify::Certificate } else { Verify::Nothing },
+            roots: roots?,
+            connect_timeout: connect_timeout?,
+            timeout: timeout.saturating_add(defaults.patience),
+            deadline: deadline?,
+            keepalive: if keepalive.unwrap_or(true) {
+                Keepalive::On { idle: idle?, pool }
+            } else {
+                Keepalive::Off
+            },
+            protocol: match http2.unwrap_or(Http2::Off) {
+                Http2::Off => Protocol::Http1,
+                Http2::On => Protocol::Http2,
+            },
+        },
+    })
+}
+
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+const KEEPALIVE_POOL: u32 = 5;
+/// More idle connections to one function than this are a mistake, not a wish.
+const LARGEST_POOL: u32 = 4096;
+const LONGEST_CONNECT: Duration = Duration::from_secs(5);

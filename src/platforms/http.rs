@@ -1,0 +1,209 @@
+//! `http`: any HTTP service as a target.
+//!
+//! ```text
+//! GET /api/users?page=2 HTTP/1.1           GET /v1/users?page=2 HTTP/1.1
+//! Host: api.example.com              →     Host: backend.internal:8080
+//!                                          X-Api-Key: …
+//! ```
+
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderName, HeaderValue};
+use indexmap::IndexMap;
+use pingora::http::{RequestHeader, ResponseHeader};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::connection::{self, Base, Defaults};
+use super::head::{TargetPath, set_header};
+use super::{Call, Compiled, Streamed, StreamedTarget, Target};
+use crate::diag::{Invalid, Scope};
+use crate::error::GatewayError;
+use crate::secrets;
+use crate::upstream::Endpoint;
+use crate::values::{HostPort, RawSecret, Scheme, TargetUri};
+
+/// Give either `url`, or `nodes` with `scheme` and `path`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Raw {
+    /// The service's URL; what follows the matched path is appended to it
+    pub url: Option<String>,
+    /// Several addresses instead of one URL
+    pub nodes: Option<Vec<RawNode>>,
+    /// With `nodes`: `http` or `https` (default `http`)
+    pub scheme: Option<RawScheme>,
+    /// With `nodes`: the path to start from (default `/`)
+    pub path: Option<String>,
+    /// Headers to set on every request; a value may be a secret
+    pub headers: Option<IndexMap<String, RawSecret>>,
+    #[serde(flatten)]
+    pub connection: connection::Raw,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawNode {
+    /// `host:port`
+    pub address: String,
+    /// Share of the requests, relative to the other nodes (default 1)
+    pub weight: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawScheme {
+    Http,
+    Https,
+}
+
+#[derive(Debug)]
+pub struct Http {
+    path: TargetPath,
+    host: HeaderValue,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Streamed for Http {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+        self.path.apply(call, req)?;
+        set_header(req, HOST, &self.host)?;
+        self.headers.iter().try_for_each(|(name, value)| set_header(req, name, value))
+    }
+
+    fn map_response(&self, _: &Call<'_>, _: &mut ResponseHeader) -> Result<(), GatewayError> {
+        Ok(())
+    }
+}
+
+pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
+    let Raw { url, nodes, scheme, path, headers, connection } = raw;
+    let located = match (url, nodes) {
+        (Some(url), None) => {
+            for (key, given) in [("scheme", scheme.is_some()), ("path", path.is_some())] {
+                if given {
+                    scope.key(key).reject_with(
+                        format!("`{key}` belongs to `nodes`"),
+                        "with `url`, it is part of the URL",
+                    );
+                }
+            }
+            scope.key("url").accept(url.parse::<TargetUri>()).map(|uri| {
+                let base = Base::from_origin(uri.scheme, uri.origin.clone());
+                (base, TargetPath::from_uri(uri))
+            })
+        }
+        (None, Some(nodes)) => locate_nodes(nodes, scheme, path, scope),
+        _ => {
+            scope.reject_with(
+                "give either `url` or `nodes`",
+                "`url` for one address, `nodes` for several with weights",
+            );
+            None
+        }
+    };
+    let headers = compile_headers(headers.unwrap_or_default(), &scope.key("headers"));
+    let (base, path) = located.unzip();
+    let connection = connection::compile(connection, base, DEFAULTS, scope)?;
+    let headers = headers?;
+    let has_credential = headers.iter().any(|(name, value)| value.is_sensitive() || *name == AUTHORIZATION);
+    let target = Http { path: path?, host: scope.accept(connection.host_header())?, headers };
+    Some(Compiled {
+        platform: "http",
+        target: Target::Streamed(StreamedTarget::Http(target)),
+        terms: connection.terms,
+        has_credential,
+    })
+}
+
+fn locate_nodes(
+    nodes: Vec<RawNode>,
+    scheme: Option<RawScheme>,
+    path: Option<String>,
+    scope: &Scope<'_>,
+) -> Option<(Base, TargetPath)> {
+    let scheme = match scheme {
+        Some(RawScheme::Https) => Scheme::Https,
+        Some(RawScheme::Http) | None => Scheme::Http,
+    };
+    let endpoints: Vec<_> = nodes
+        .into_iter()
+        .enumerate()
+        .map(|(i, RawNode { address, weight })| {
+            let scope = scope.key("nodes").index(i);
+            let address = scope.key("address").accept(HostPort::parse(&address, None))?;
+            let weight = weight.unwrap_or(1);
+            if weight == 0 || weight > LARGEST_WEIGHT {
+                scope.key("weight").reject_with(
+                    format!("`weight` is {weight}"),
+                    format!("1 to {LARGEST_WEIGHT}; leave the node out to give it nothing"),
+                );
+                return None;
+            }
+            Some(Endpoint { address, weight })
+        })
+        .collect();
+    let path = path.unwrap_or_else(|| "/".to_owned());
+    let usable =
+        path.starts_with('/') && !path.contains(['?', '#', ' ']) && crate::uri::check_path(&path).is_ok();
+    if !usable {
+        scope.key("path").reject_with(
+            format!("`{path}` is not a path to start from"),
+            "it starts with `/` and has no query and no dot segments",
+        );
+        return None;
+    }
+    if endpoints.is_empty() {
+        scope.key("nodes").reject("`nodes` is empty");
+    }
+    let endpoints = endpoints.into_iter().collect::<Option<Vec<_>>>()?;
+    let origin = endpoints.first()?.address.clone();
+    Some((Base { scheme, origin, endpoints }, TargetPath::new(path, None)))
+}
+
+fn compile_headers(
+    raw: IndexMap<String, RawSecret>,
+    scope: &Scope<'_>,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let compiled: Vec<_> = raw
+        .into_iter()
+        .map(|(name, value)| {
+            let scope = scope.key(&name);
+            let name = scope.accept(header_name(&name));
+            let is_literal = matches!(value, RawSecret::Literal(_));
+            let value = match value {
+                // A plain header value is no secret, and may stand in any file.
+                RawSecret::Literal(text) => secrecy::ExposeSecret::expose_secret(&text).to_owned(),
+                reference => secrets::resolve(reference, &scope)?.expose().to_owned(),
+            };
+            let mut value = scope.accept(
+                HeaderValue::try_from(value).map_err(|_| Invalid::new("the value holds a control character")),
+            )?;
+            value.set_sensitive(!is_literal);
+            Some((name?, value))
+        })
+        .collect();
+    compiled.into_iter().collect()
+}
+
+/// Names that frame a message or belong to the gateway cannot be set.
+fn header_name(text: &str) -> Result<HeaderName, Invalid> {
+    let name =
+        HeaderName::try_from(text).map_err(|_| Invalid::new(format!("`{text}` is not a header name")))?;
+    match name.as_str() {
+        "host" => Err(Invalid::new("`Host` is set by the key `host`")),
+        "connection" | "content-length" | "transfer-encoding" | "upgrade" | "te" | "trailer"
+        | "keep-alive" | "proxy-connection" => {
+            Err(Invalid::new(format!("`{text}` belongs to the connection and cannot be set")))
+        }
+        _ => Ok(name),
+    }
+}
+
+const LARGEST_WEIGHT: u32 = 1_000;
+
+const DEFAULTS: Defaults = Defaults {
+    timeout: Duration::from_secs(60),
+    timeout_range: (Duration::from_millis(1), Duration::MAX),
+    patience: Duration::ZERO,
+};

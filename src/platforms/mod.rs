@@ -1,0 +1,152 @@
+//! The two contracts a platform can fulfil, and the only list of platforms.
+//!
+//! A platform turns a request into what its functions understand, and their answer into what the client should get. It never opens
+//! sockets, resolves names, logs, counts or reads the clock: what it needs arrives in [`Call`].
+
+pub mod connection;
+pub mod head;
+pub mod http;
+pub mod openfunction;
+pub mod openwhisk;
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::diag::Scope;
+use crate::error::GatewayError;
+use crate::upstream::Terms;
+
+/// What a platform may know of the request it serves, beyond the head itself.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// What follows the matched prefix, without its leading `/`, escapes untouched; `None` on exact routes.
+    pub suffix: Option<&'a str>,
+    /// The client's query as sent, without `?`.
+    pub query: Option<&'a str>,
+    /// The whole path as the client sent it.
+    pub path: &'a str,
+    pub request_id: &'a str,
+    pub client: IpAddr,
+}
+
+/// Bodies pass through untouched; only the heads are rewritten.
+pub trait Streamed {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
+    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<(), GatewayError>;
+}
+
+/// The whole request must be known before its first byte leaves: it is signed or wrapped.
+pub trait Buffered {
+    fn limits(&self) -> &BodyLimits;
+
+    /// Rewrites the client's head into the platform's and makes the body to send; the caller sets its length.
+    fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError>;
+
+    /// Turns the platform's answer into the client's; the caller sets the body's length.
+    fn open(&self, call: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError>;
+}
+
+/// The largest bodies a buffered target holds in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimits {
+    pub request: usize,
+    pub response: usize,
+}
+
+/// A compiled target: which contract applies, and whose.
+#[derive(Debug)]
+pub enum Target {
+    Streamed(StreamedTarget),
+    Buffered(BufferedTarget),
+}
+
+#[derive(Debug)]
+pub enum StreamedTarget {
+    Http(http::Http),
+    OpenFunction(openfunction::OpenFunction),
+}
+
+#[derive(Debug)]
+pub enum BufferedTarget {
+    OpenWhisk(openwhisk::Action),
+}
+
+impl Streamed for StreamedTarget {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+        match self {
+            StreamedTarget::Http(target) => target.rewrite_request(call, req),
+            StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
+        }
+    }
+
+    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<(), GatewayError> {
+        match self {
+            StreamedTarget::Http(target) => target.map_response(call, resp),
+            StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
+        }
+    }
+}
+
+impl Buffered for BufferedTarget {
+    fn limits(&self) -> &BodyLimits {
+        match self {
+            BufferedTarget::OpenWhisk(target) => target.limits(),
+        }
+    }
+
+    fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError> {
+        match self {
+            BufferedTarget::OpenWhisk(target) => target.seal(call, req, body),
+        }
+    }
+
+    fn open(&self, call: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError> {
+        match self {
+            BufferedTarget::OpenWhisk(target) => target.open(call, resp, body),
+        }
+    }
+}
+
+/// The `target` of a route, as the file has it: exactly one platform.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// A function of OpenFunction, or anything that is called in the same way
+    pub openfunction: Option<openfunction::Raw>,
+    /// An action of Apache OpenWhisk
+    pub openwhisk: Option<openwhisk::Raw>,
+    /// Any HTTP service
+    pub http: Option<http::Raw>,
+}
+
+/// A target and the terms on which its platform is reached.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The platform's name, as in the file, the log and the metrics.
+    pub platform: &'static str,
+    pub target: Target,
+    pub terms: Terms,
+    /// Whether requests carry a credential of ours; an answer of 401 or 403 is then ours to notice.
+    pub has_credential: bool,
+}
+
+/// Compiles the one platform that is given. `scope` stands at `target`.
+pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
+    let Raw { openfunction, openwhisk, http } = raw;
+    match (openfunction, openwhisk, http) {
+        (Some(raw), None, None) => openfunction::compile(raw, &scope.key("openfunction")),
+        (None, Some(raw), None) => openwhisk::compile(raw, &scope.key("openwhisk")),
+        (None, None, Some(raw)) => http::compile(raw, &scope.key("http")),
+        _ => {
+            scope.reject_with(
+                "a target names exactly one platform",
+                "one of `openfunction`, `openwhisk`, `http`",
+            );
+            None
+        }
+    }
+}

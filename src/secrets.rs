@@ -1,0 +1,63 @@
+//! Reading secrets from where the configuration says they are.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::ExposeSecret;
+
+use crate::diag::{Invalid, Scope};
+use crate::values::{RawSecret, Secret};
+
+/// Reads the secret; a fault is recorded at `scope`.
+pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
+    let text = match raw {
+        RawSecret::Literal(text) => {
+            if scope.is_exposed() {
+                scope.warn(
+                    "a secret stands in a file that others can read",
+                    "`chmod 600` the file, or use `{ file: … }`, `{ env: … }` or `{ credential: … }`",
+                );
+            }
+            text.expose_secret().to_owned()
+        }
+        RawSecret::Env(name) => {
+            let value = std::env::var(&name).map_err(|_| {
+                Invalid::new(format!("the environment variable `{name}` is not set, or is not text"))
+            });
+            scope.key("env").accept(value)?
+        }
+        RawSecret::File(path) => scope.key("file").accept(read(Path::new(&path)))?,
+        RawSecret::Credential(name) => {
+            let scope = scope.key("credential");
+            let path = scope.accept(credential_path(&name))?;
+            scope.accept(read(&path))?
+        }
+    };
+    if text.is_empty() {
+        scope.reject("the secret is empty");
+        return None;
+    }
+    if text.bytes().any(|b| b.is_ascii_control()) {
+        scope.reject("the secret holds a control character or a line break");
+        return None;
+    }
+    Some(Secret::new(text))
+}
+
+/// Reads a secret's file; one final line break is not part of the secret.
+fn read(path: &Path) -> Result<String, Invalid> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Invalid::new(format!("`{}` cannot be read: {e}", path.display())))?;
+    let cut = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+    Ok(cut.to_owned())
+}
+
+fn credential_path(name: &str) -> Result<PathBuf, Invalid> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        return Err(Invalid::new(format!("`{name}` is not the name of a credential")));
+    }
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+        Invalid::new("there is no credentials directory")
+            .hint("systemd sets CREDENTIALS_DIRECTORY for units with `LoadCredential=`")
+    })?;
+    Ok(Path::new(&directory).join(name))
+}
