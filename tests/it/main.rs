@@ -13,6 +13,8 @@ mod answers;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
+/// Counters, gauges, histograms, and the admin listener.
+mod metrics;
 /// How many connections there are to a function, and what a dead one costs.
 mod pool;
 /// A new configuration under a running gateway.
@@ -23,3 +25,5 @@ mod routing;
 mod shutdown;
 /// Bodies piece by piece, 1xx, WebSocket, bodies that break off.
 mod streaming;
+/// Certificates shown to clients, certificates of functions, HTTP/2.
+mod tls;

@@ -38,8 +38,17 @@ impl Client {
     }
 
     pub(crate) async fn tls(addr: SocketAddr, config: Arc<ClientConfig>, server_name: &str) -> Self {
-        let stream = tls(addr, config, server_name).await.unwrap();
-        Self::over(stream, server_name.to_owned())
+        Self::try_tls(addr, config, server_name).await.unwrap()
+    }
+
+    /// The same where the handshake may fail.
+    pub(crate) async fn try_tls(
+        addr: SocketAddr,
+        config: Arc<ClientConfig>,
+        server_name: &str,
+    ) -> std::io::Result<Self> {
+        let stream = tls(addr, config, server_name).await?;
+        Ok(Self::over(stream, server_name.to_owned()))
     }
 
     fn over(io: impl Io + 'static, host: String) -> Self {

@@ -41,13 +41,8 @@ impl Gateway {
 
     /// The same with a second listener at `tls_addr`, over TLS with this certificate.
     pub(crate) async fn start_tls(leaf: &Leaf, yaml: &str) -> Self {
-        let listeners = "listeners:
-  - address: 127.0.0.1:$PORT
-  - address: 127.0.0.1:$TLS_PORT
-    tls: { cert: $DIR/site.pem, key: $DIR/site.key }
-";
         let builder = Self::builder().file("site.pem", &leaf.cert).file("site.key", &leaf.key);
-        builder.start(&format!("{listeners}{yaml}")).await
+        builder.start(&format!("{TLS_LISTENERS}{yaml}")).await
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -86,7 +81,11 @@ impl Gateway {
     }
 
     pub(crate) async fn admin_get(&self, target: &str) -> Response {
-        Client::connect(local(self.home.ports.admin)).await.call(&Request::get(target)).await
+        self.admin_send(&Request::get(target)).await
+    }
+
+    pub(crate) async fn admin_send(&self, request: &Request) -> Response {
+        Client::connect(local(self.home.ports.admin)).await.call(request).await
     }
 
     /// The same for a gateway that may be on its way out.
@@ -552,6 +551,12 @@ fn parse(line: &str) -> Value {
         .unwrap_or_else(|error| panic!("a log line that is not JSON ({error}): {line:?}"))
 }
 
+/// The listeners of `start_tls`.
+pub(crate) const TLS_LISTENERS: &str = "listeners:
+  - address: 127.0.0.1:$PORT
+  - address: 127.0.0.1:$TLS_PORT
+    tls: { cert: $DIR/site.pem, key: $DIR/site.key }
+";
 const BINARY: &str = env!("CARGO_BIN_EXE_fngate");
 const START_ATTEMPTS: usize = 5;
 const LINES_KEPT: usize = 20_000;
