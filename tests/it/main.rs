@@ -13,6 +13,8 @@ mod answers;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
+/// Malformed and hostile requests, row by row.
+mod hardening;
 /// Counters, gauges, histograms, and the admin listener.
 mod metrics;
 /// How many connections there are to a function, and what a dead one costs.
