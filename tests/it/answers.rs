@@ -51,7 +51,7 @@ async fn bad_request() {
 
     client.send("GET /fn/x HTTP/1.1\r\nHost:\r\n\r\n").await;
     expect(&gateway, &client.response("GET").await, 400, "bad_request").await;
-    assert_eq!(client.to_end().await, b"", "the connection is closed");
+    assert_eq!(client.rest().await, b"", "the connection is closed");
     assert_eq!(origin.requests().len(), 0);
 }
 

@@ -194,7 +194,7 @@ async fn chunks_that_are_no_chunks() {
             Some(answer) => wrong.push(format!("{name}: {}", answer.head.first_line)),
             None => wrong.push(format!("{name}: closed without an answer")),
         }
-        client.to_end().await;
+        client.rest().await;
         origin.settles_at(0).await;
         for request in &origin.requests()[before..] {
             if request.target().contains("smuggled") {
@@ -277,7 +277,7 @@ async fn a_refused_body_is_not_the_next_request() {
         assert!(client.response("POST").await.status() >= 400);
         // What is left of the body is drained, or the connection is closed; it is never read as a request.
         client.finish().await;
-        client.to_end().await;
+        client.rest().await;
     }
     assert_eq!(origin.requests().len(), 0);
 }
@@ -392,13 +392,13 @@ async fn slow_heads_are_given_up() {
             dripping.send("x").await;
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
-        dripping.to_end().await
+        dripping.rest().await
     };
     let mut second = gateway.client().await;
     assert_eq!(second.call(&Request::get("/fn/x")).await.status(), 200);
     second.send("GET /fn/x HTTP/1.1\r\nHost: h\r\nX-Half").await;
 
-    let (silent, half, dripped, second) = tokio::join!(silent.to_end(), half.to_end(), drip, second.to_end());
+    let (silent, half, dripped, second) = tokio::join!(silent.rest(), half.rest(), drip, second.rest());
     assert_eq!(silent, b"", "who said nothing gets no answer");
     for answer in [half, dripped, second] {
         let answer = String::from_utf8_lossy(&answer);
@@ -413,7 +413,7 @@ async fn idle_clients_are_sent_home() {
     let mut client = gateway.client().await;
     assert_eq!(client.call(&Request::get("/fn/x")).await.status(), 200);
 
-    assert_eq!(client.to_end().await, b"");
+    assert_eq!(client.rest().await, b"");
 }
 
 #[tokio::test]
@@ -453,7 +453,7 @@ async fn refused(rows: Vec<Row>) {
             Some(answer) if !statuses.contains(&answer.status()) => {
                 wrong.push(format!("{name}: {} {}", answer.head.first_line, answer.text()));
             }
-            Some(_) if !client.to_end().await.is_empty() => wrong.push(format!("{name}: a second answer")),
+            Some(_) if !client.rest().await.is_empty() => wrong.push(format!("{name}: a second answer")),
             Some(_) => (),
         }
         for request in &origin.requests()[seen..] {

@@ -50,7 +50,7 @@ async fn a_file_written_in_place_is_noticed() {
 #[tokio::test]
 async fn a_config_map_that_swaps_its_link_is_noticed() {
     let origin = Origin::echo().await;
-    let gateway = Gateway::builder().as_config_map().start(&to(&origin, "one")).await;
+    let gateway = Gateway::builder().config_map().start(&to(&origin, "one")).await;
 
     for name in ["two", "three"] {
         gateway.write_config(&to(&origin, name));

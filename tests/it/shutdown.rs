@@ -31,7 +31,21 @@ async fn an_idle_client_does_not_hold_it_up() {
     gateway.signal(Signal::SIGTERM);
 
     assert!(gateway.exit().await.success());
-    assert_eq!(client.to_end().await, b"");
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn an_idle_http2_client_does_not_hold_it_up() {
+    let ca = Ca::new();
+    let origin = Origin::echo().await;
+    let mut gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &to(&origin)).await;
+    let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    assert_eq!(client.call(Http2::get("https://localhost/fn")).await.unwrap().status(), 200);
+
+    gateway.signal(Signal::SIGTERM);
+
+    client.ended().await;
+    assert!(gateway.exit().await.success());
 }
 
 #[tokio::test]
@@ -67,7 +81,7 @@ async fn a_request_that_never_ends_is_given_up_after_the_grace() {
     gateway.signal(Signal::SIGTERM);
 
     gateway.exit().await;
-    client.to_end().await;
+    client.rest().await;
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ async fn a_client_without_tls_is_turned_away_and_nobody_else_suffers() {
 
     let mut plain = Client::connect(gateway.tls_addr()).await;
     plain.send("GET /fn HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    plain.to_end().await;
+    plain.rest().await;
 
     let mut client = Client::tls(gateway.tls_addr(), ca.client(&[]), "localhost").await;
     assert_eq!(client.call(&Request::get("/fn")).await.status(), 200);

@@ -126,8 +126,8 @@ impl Client {
     }
 
     /// Everything up to the end of the connection.
-    pub(crate) async fn to_end(&mut self) -> Vec<u8> {
-        within("the end of the connection", self.wire.to_end()).await
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        within("the end of the connection", self.wire.rest()).await
     }
 
     /// A WebSocket over this connection, its handshake done by a real client.

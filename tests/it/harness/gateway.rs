@@ -218,7 +218,7 @@ impl Builder {
     }
 
     /// Lays the configuration out as Kubernetes does; `write_config` then swaps the link.
-    pub(crate) fn as_config_map(mut self) -> Self {
+    pub(crate) fn config_map(mut self) -> Self {
         self.layout = Layout::ConfigMap;
         self
     }

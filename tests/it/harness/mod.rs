@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use client::{Client, Echo, Http2, Request, Response};
 pub(crate) use gateway::{Gateway, TLS_LISTENERS, check, run};
-pub(crate) use origin::{Exchange, Origin, Recorded, Refusing, Reply, Silent};
+pub(crate) use origin::{Origin, Recorded, Refusing, Reply, Silent};
 pub(crate) use pki::{Ca, Leaf};
-pub(crate) use wire::{Head, Piece};
+pub(crate) use wire::Piece;
 
 /// How long a test waits for anything that ought to happen at once. Generous, because machines are shared; it is only
 /// ever used up by a test that fails.

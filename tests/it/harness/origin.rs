@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
@@ -68,10 +69,6 @@ impl Origin {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.addr.port()
     }
 
     /// `http://ip:port`, to which a test adds the path.
@@ -374,7 +371,7 @@ impl Exchange {
 
     /// Waits for the peer to end the connection, and swallows what it still sends.
     pub(crate) async fn peer_closed(&mut self) {
-        self.line.wire.to_end().await;
+        self.line.wire.rest().await;
         self.close();
     }
 
@@ -596,7 +593,7 @@ async fn serve_http2(io: impl Io + 'static, script: &Script, journal: Arc<Journa
 }
 
 /// An HTTP/2 head in the same form, the authority as `:authority`.
-fn head_of(parts: &hyper::http::request::Parts) -> Head {
+fn head_of(parts: &Parts) -> Head {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let authority = parts.uri.authority().map(|authority| (":authority".to_owned(), authority.to_string()));
     let fields = parts
@@ -604,7 +601,6 @@ fn head_of(parts: &hyper::http::request::Parts) -> Head {
         .iter()
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
     Head {
-        raw: Vec::new(),
         first_line: format!("{} {target} {:?}", parts.method, parts.version),
         headers: authority.into_iter().chain(fields).collect(),
     }

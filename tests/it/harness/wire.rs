@@ -1,5 +1,5 @@
 //! One connection seen as bytes, and just enough HTTP/1 to find where a message ends. It never corrects what it reads:
-//! heads keep their raw bytes, and a body that stops early is reported as cut.
+//! a body that stops early is reported as cut.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -68,7 +68,7 @@ impl Wire {
         loop {
             if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
                 let rest = self.unread.split_off(end + 4);
-                return Some(Head::parse(std::mem::replace(&mut self.unread, rest)));
+                return Some(Head::parse(&std::mem::replace(&mut self.unread, rest)));
             }
             if !self.fill().await {
                 return None;
@@ -85,7 +85,7 @@ impl Wire {
     }
 
     /// Everything up to the end of the connection.
-    pub(crate) async fn to_end(&mut self) -> Vec<u8> {
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}
         std::mem::take(&mut self.unread)
     }
@@ -125,18 +125,17 @@ impl Wire {
     }
 }
 
-/// A request or response head, byte for byte and in parts.
+/// A request or response head.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
-    pub(crate) raw: Vec<u8>,
     pub(crate) first_line: String,
     /// Names as sent, in the order sent; values without the blanks around them.
     pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Head {
-    fn parse(raw: Vec<u8>) -> Self {
-        let text = String::from_utf8_lossy(&raw).into_owned();
+    fn parse(raw: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(raw).into_owned();
         let mut lines = text.split("\r\n");
         let first_line = lines.next().unwrap_or_default().to_owned();
         let headers = lines
@@ -146,7 +145,7 @@ impl Head {
                 None => (line.to_owned(), String::new()),
             })
             .collect();
-        Self { raw, first_line, headers }
+        Self { first_line, headers }
     }
 
     /// The word at `index` of the first line.
