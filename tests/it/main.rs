@@ -13,10 +13,14 @@ mod answers;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
+/// The verbs besides `run`.
+mod cli;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// Counters, gauges, histograms, and the admin listener.
 mod metrics;
+/// What every platform goes through, and what only one can do.
+mod platforms;
 /// How many connections there are to a function, and what a dead one costs.
 mod pool;
 /// A new configuration under a running gateway.

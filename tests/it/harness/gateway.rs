@@ -151,8 +151,9 @@ impl Gateway {
 
     /// Replaces the configuration, asks for a reload, and waits for its outcome. True when it was taken.
     pub(crate) async fn reload(&self, yaml: &str) -> bool {
-        let before = self.metrics().await;
         self.write_config(yaml);
+        // Whatever is counted from here on was read from the new file: a change of the file is noticed by itself, too.
+        let before = self.metrics().await;
         self.signal(Signal::SIGHUP);
         let reloads = "fngate_config_reloads_total";
         let after = eventually("a reload", PATIENCE, async || {
