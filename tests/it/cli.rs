@@ -8,8 +8,8 @@ const GOOD: &str = "http: { url: 'http://127.0.0.1:1/' }";
 
 #[tokio::test]
 async fn check_shows_the_place_the_line_and_a_way_out() {
-    let yaml = "listeners: [ { address: '127.0.0.1:0' } ]
-admin: { address: '127.0.0.1:0' }
+    let yaml = "listeners: [ { address: '127.0.0.1:9080' } ]
+admin: { address: '127.0.0.1:9180' }
 access_log: { path: stdout }
 routes:
   - name: hello

@@ -17,6 +17,8 @@ mod apisix_openwhisk;
 mod cli;
 /// Malformed and hostile requests, row by row.
 mod hardening;
+/// HTTP/2 from clients, frame by frame.
+mod http2;
 /// Counters, gauges, histograms, and the admin listener.
 mod metrics;
 /// What every platform goes through, and what only one can do.

@@ -62,7 +62,7 @@ async fn an_event_stream_reaches_an_http2_client_event_by_event() {
     let gateway =
         Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/events", &openfunction(&origin, ""))).await;
 
-    let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
     let mut answer = client.call(Http2::get("https://localhost/events")).await.unwrap();
     for number in 1..=3 {
         let frame = within("an event", answer.body_mut().frame()).await.unwrap().unwrap();

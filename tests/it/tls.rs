@@ -41,7 +41,7 @@ async fn the_protocol_is_agreed_on() {
     let origin = Origin::echo().await;
     let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &to(&origin, "")).await;
 
-    let mut http2 = Http2::connect(gateway.tls_addr(), ca.client(&["h2", "http/1.1"]), "localhost").await;
+    let http2 = Http2::connect(gateway.tls_addr(), ca.client(&["h2", "http/1.1"]), "localhost").await;
     let answer = http2.call(Http2::get("https://localhost/fn")).await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.version()), (200, hyper::Version::HTTP_2));
 

@@ -300,11 +300,12 @@ impl Http2 {
         Self { sender, ended }
     }
 
+    /// Several calls may run at the same time.
     pub(crate) async fn call(
-        &mut self,
+        &self,
         request: hyper::Request<Full<Bytes>>,
     ) -> hyper::Result<hyper::Response<Incoming>> {
-        within("an HTTP/2 answer", self.sender.send_request(request)).await
+        within("an HTTP/2 answer", self.sender.clone().send_request(request)).await
     }
 
     /// A GET of an absolute URL, whose authority becomes `:authority`.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-pub(crate) use client::{Client, Echo, Http2, Request, Response};
+pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
 pub(crate) use gateway::{Gateway, TLS_LISTENERS, check, run};
 pub(crate) use origin::{Origin, Recorded, Refusing, Reply, Silent};
 pub(crate) use pki::{Ca, Leaf};

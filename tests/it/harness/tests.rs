@@ -107,7 +107,7 @@ async fn http2_reaches_an_http2_origin() {
     let ca = Ca::new();
     let origin = Origin::http2().echo().tls(ca.leaf(&["fn.test"]).server(&["h2"])).start().await;
 
-    let mut client = Http2::connect(origin.addr(), ca.client(&["h2"]), "fn.test").await;
+    let client = Http2::connect(origin.addr(), ca.client(&["h2"]), "fn.test").await;
     let answer = client.call(Http2::get("https://fn.test/x")).await.unwrap();
 
     assert_eq!(answer.status(), 200);
