@@ -1,0 +1,10 @@
+//! What the gateway tells about itself: metrics, one line per request, and its own log.
+//!
+//! Knows no platform and no route, only the names it is given. Whatever happens to a sink or a scraper, nothing in here
+//! makes a request wait.
+
+mod metrics;
+mod route_metrics;
+
+pub use metrics::{Metrics, TEXT_FORMAT, series_bound};
+pub use route_metrics::{End, Held, Retry, RouteMetrics};
