@@ -7,6 +7,7 @@ mod access_log;
 mod line_writer;
 mod metrics;
 mod route_metrics;
+pub mod service_log;
 
 pub use access_log::{AccessLog, Entry};
 pub use line_writer::Sink;
