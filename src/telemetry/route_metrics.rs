@@ -155,6 +155,12 @@ impl RouteMetrics {
     }
 }
 
+impl std::fmt::Debug for RouteMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouteMetrics").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// A level that goes up and down.
 #[derive(Default)]
 struct Level(Arc<AtomicI64>);
