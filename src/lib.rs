@@ -16,3 +16,5 @@ pub mod platforms;
 pub mod routing;
 
 pub mod snapshot;
+
+pub mod config;
