@@ -18,4 +18,6 @@ pub mod routing;
 
 pub mod snapshot;
 
+pub mod config;
+
 pub mod demo;

@@ -189,6 +189,7 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         platform: "openwhisk",
         target: Target::Buffered(BufferedTarget::OpenWhisk(compiled)),
         terms: connection.terms,
+        has_credential: true,
     })
 }
 
