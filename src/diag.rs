@@ -4,8 +4,9 @@
 //! records what it is told and goes on; the places become lines and columns when the faults are drawn.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// One step from the root of a file to a value.
@@ -30,6 +31,15 @@ pub enum Severity {
     Warning,
 }
 
+impl Severity {
+    pub fn word(self) -> &'static str {
+        match self {
+            Severity::Fault => "fault",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
 /// Which part of the entry at a place is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -37,26 +47,42 @@ pub enum Part {
     Value,
 }
 
+/// When a diagnostic holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    Always,
+    /// Only when others than its owner can read the file in which the value stands.
+    InExposedFiles,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
+    pub holds: Holds,
     pub place: Place,
     pub part: Part,
     /// What is wrong, without the place and without a final full stop.
     pub message: String,
     /// What would be right, when that can be said.
     pub hint: Option<String>,
+    /// The one that stands first, where two cannot both stand.
+    pub first: Option<Place>,
 }
 
-/// Everything that was found in one run. Shared by the scopes of one load.
+/// Everything that was found in one run, and which files were read for it. Shared by the scopes of one load.
 #[derive(Debug, Default)]
 pub struct Diagnostics {
     found: RefCell<Vec<Diagnostic>>,
-    /// Files that others than their owner can read: a literal secret does not belong there.
-    exposed_files: RefCell<HashSet<usize>>,
+    files: RefCell<BTreeSet<PathBuf>>,
+    base: PathBuf,
 }
 
 impl Diagnostics {
+    /// Relative paths in the configuration start at `base`.
+    pub fn new(base: PathBuf) -> Self {
+        Diagnostics { base, ..Diagnostics::default() }
+    }
+
     pub fn push(&self, diagnostic: Diagnostic) {
         self.found.borrow_mut().push(diagnostic);
     }
@@ -65,8 +91,15 @@ impl Diagnostics {
         self.found.borrow().iter().any(|d| d.severity == Severity::Fault)
     }
 
-    pub fn mark_exposed(&self, file: usize) {
-        self.exposed_files.borrow_mut().insert(file);
+    /// The places of the faults found so far.
+    pub fn faulty_places(&self) -> Vec<Place> {
+        let found = self.found.borrow();
+        found.iter().filter(|d| d.severity == Severity::Fault).map(|d| d.place.clone()).collect()
+    }
+
+    /// The files that values name and that were read, or should have been.
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        self.files.borrow().clone()
     }
 
     pub fn into_inner(self) -> Vec<Diagnostic> {
@@ -96,28 +129,66 @@ impl<'a> Scope<'a> {
         self.step(Step::Index(index))
     }
 
+    /// The scope of a place that another one of the same book had.
+    pub fn at(&self, place: Place) -> Scope<'a> {
+        Scope { book: self.book, place }
+    }
+
     pub fn place(&self) -> &Place {
         &self.place
     }
 
+    /// The path a value names, for reading; its change is a change of the configuration.
+    pub fn file(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = self.book.base.join(path);
+        self.book.files.borrow_mut().insert(path.clone());
+        path
+    }
+
     /// Records a fault at this place.
     pub fn reject(&self, message: impl Into<String>) {
-        self.record(Severity::Fault, message.into(), None);
+        self.record(Severity::Fault, Part::Value, message.into(), None);
     }
 
     /// Records a fault at this place and what would be right.
     pub fn reject_with(&self, message: impl Into<String>, hint: impl Into<String>) {
-        self.record(Severity::Fault, message.into(), Some(hint.into()));
+        self.record(Severity::Fault, Part::Value, message.into(), Some(hint.into()));
+    }
+
+    /// Records a fault of the key at this place, whatever its value.
+    pub fn reject_key(&self, message: impl Into<String>, hint: Option<String>) {
+        self.record(Severity::Fault, Part::Key, message.into(), hint);
+    }
+
+    /// Records that this and what stands at `first` cannot both stand.
+    pub fn reject_second(&self, message: impl Into<String>, hint: Option<&str>, first: Place) {
+        self.book.push(Diagnostic {
+            severity: Severity::Fault,
+            holds: Holds::Always,
+            place: self.place.clone(),
+            part: Part::Value,
+            message: message.into(),
+            hint: hint.map(str::to_owned),
+            first: Some(first),
+        });
     }
 
     /// Records something that works but deserves a look.
     pub fn warn(&self, message: impl Into<String>, hint: impl Into<String>) {
-        self.record(Severity::Warning, message.into(), Some(hint.into()));
+        self.record(Severity::Warning, Part::Value, message.into(), Some(hint.into()));
     }
 
-    /// Whether others than its owner can read the file this place is in.
-    pub fn is_exposed(&self) -> bool {
-        self.book.exposed_files.borrow().contains(&self.place.file)
+    /// Records a warning that holds only when others than its owner can read the file in which the value stands.
+    pub fn warn_if_exposed(&self, message: impl Into<String>, hint: impl Into<String>) {
+        self.book.push(Diagnostic {
+            severity: Severity::Warning,
+            holds: Holds::InExposedFiles,
+            place: self.place.clone(),
+            part: Part::Value,
+            message: message.into(),
+            hint: Some(hint.into()),
+            first: None,
+        });
     }
 
     /// Unwraps a result whose error is the fault's text.
@@ -125,7 +196,7 @@ impl<'a> Scope<'a> {
         match result {
             Ok(value) => Some(value),
             Err(Invalid { message, hint }) => {
-                self.record(Severity::Fault, message, hint);
+                self.record(Severity::Fault, Part::Value, message, hint);
                 None
             }
         }
@@ -137,8 +208,9 @@ impl<'a> Scope<'a> {
         Scope { book: self.book, place }
     }
 
-    fn record(&self, severity: Severity, message: String, hint: Option<String>) {
-        self.book.push(Diagnostic { severity, place: self.place.clone(), part: Part::Value, message, hint });
+    fn record(&self, severity: Severity, part: Part, message: String, hint: Option<String>) {
+        let (holds, place) = (Holds::Always, self.place.clone());
+        self.book.push(Diagnostic { severity, holds, place, part, message, hint, first: None });
     }
 }
 

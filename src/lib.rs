@@ -9,6 +9,7 @@ pub mod secrets;
 pub mod uri;
 pub mod values;
 
+pub mod telemetry;
 pub mod tls;
 pub mod upstream;
 
@@ -16,5 +17,7 @@ pub mod platforms;
 pub mod routing;
 
 pub mod snapshot;
+
+pub mod config;
 
 pub mod demo;

@@ -11,12 +11,10 @@ use crate::values::{RawSecret, Secret};
 pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
     let text = match raw {
         RawSecret::Literal(text) => {
-            if scope.is_exposed() {
-                scope.warn(
-                    "a secret stands in a file that others can read",
-                    "`chmod 600` the file, or use `{ file: … }`, `{ env: … }` or `{ credential: … }`",
-                );
-            }
+            scope.warn_if_exposed(
+                "a secret stands in a file that others can read",
+                "`chmod 600` the file, or use `{ file: … }`, `{ env: … }` or `{ credential: … }`",
+            );
             text.expose_secret().to_owned()
         }
         RawSecret::Env(name) => {
@@ -25,11 +23,14 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
             });
             scope.key("env").accept(value)?
         }
-        RawSecret::File(path) => scope.key("file").accept(read(Path::new(&path)))?,
+        RawSecret::File(path) => {
+            let scope = scope.key("file");
+            scope.accept(read(&scope.file(path)))?
+        }
         RawSecret::Credential(name) => {
             let scope = scope.key("credential");
             let path = scope.accept(credential_path(&name))?;
-            scope.accept(read(&path))?
+            scope.accept(read(&scope.file(path)))?
         }
     };
     if text.is_empty() {

@@ -1,6 +1,5 @@
 //! The connection keys every target takes, and the [`Terms`] they compile to.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,7 +143,8 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
     let roots = match ca {
         None => Some(None),
         Some(path) => {
-            scope.key("ca").accept(Roots::load(Path::new(&path))).map(|roots| Some(Arc::new(roots)))
+            let scope = scope.key("ca");
+            scope.accept(Roots::load(&scope.file(path))).map(|roots| Some(Arc::new(roots)))
         }
     };
     let address = match address {

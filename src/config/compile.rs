@@ -1,0 +1,324 @@
+//! Raw to compiled: what well-formed values mean, the defaults of what is missing, and what fits together.
+//!
+//! Every fault is recorded at its place and the rest goes on. The defaults are the constants at the end.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Method;
+use ipnet::IpNet;
+
+use super::raw;
+use crate::diag::{Invalid, Place, Scope, did_you_mean};
+use crate::platforms;
+use crate::routing::{self, HostPattern, Matcher, PathPattern};
+use crate::snapshot::{AccessLog, Limits, Listener, Route, Settings};
+use crate::tls::Identity;
+use crate::upstream::Terms;
+use crate::values::{ByteSize, Scheme, Written, parse_duration, parse_size};
+
+pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings> {
+    let raw::Settings { listeners, threads, admin, shutdown_grace, trusted_proxies, access_log, limits } =
+        raw;
+    let listeners = match listeners {
+        Some(listeners) => compile_listeners(listeners, &scope.key("listeners")),
+        None => Some(vec![Listener { address: LISTENER, identities: Vec::new() }]),
+    };
+    let admin = compile_admin(admin, &scope.key("admin"));
+    let shutdown_grace = duration(shutdown_grace, SHUTDOWN_GRACE, &scope.key("shutdown_grace"));
+    let trusted_proxies =
+        compile_networks(trusted_proxies.unwrap_or_default(), &scope.key("trusted_proxies"));
+    let access_log = compile_access_log(access_log, &scope.key("access_log"));
+    let limits = compile_limits(limits.unwrap_or_default(), &scope.key("limits"));
+    let threads = match threads.unwrap_or(raw::Threads::Auto) {
+        raw::Threads::Auto => std::thread::available_parallelism().map_or(1, NonZero::get),
+        raw::Threads::Number(number) => usize::from(number),
+    };
+    Some(Settings {
+        listeners: listeners?,
+        threads,
+        admin: admin?,
+        shutdown_grace: shutdown_grace?,
+        trusted_proxies: trusted_proxies?,
+        access_log: access_log?,
+        limits: limits?,
+    })
+}
+
+fn compile_listeners(raw: Vec<raw::Listener>, scope: &Scope<'_>) -> Option<Vec<Listener>> {
+    let mut seen = HashMap::new();
+    let compile = |(i, raw::Listener { address, tls }): (usize, raw::Listener)| {
+        let scope = scope.index(i);
+        let address = socket_address(&address, &scope.key("address"));
+        let place = scope.key("address").place().clone();
+        if let Some(first) = address.and_then(|address| seen.insert(address, place)) {
+            scope.key("address").reject_second("another listener has the same address", None, first);
+        }
+        let identities = match tls {
+            None => Some(Vec::new()),
+            Some(raw::Tls::One(pair)) => {
+                load_identity(pair, &scope.key("tls")).map(|identity| vec![identity])
+            }
+            Some(raw::Tls::Several(pairs)) => {
+                let scope = scope.key("tls");
+                let loaded: Vec<_> = pairs
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, pair)| load_identity(pair, &scope.index(i)))
+                    .collect();
+                loaded.into_iter().collect()
+            }
+        };
+        Some(Listener { address: address?, identities: identities? })
+    };
+    let compiled: Vec<_> = raw.into_iter().enumerate().map(compile).collect();
+    compiled.into_iter().collect()
+}
+
+fn load_identity(raw: raw::KeyPair, scope: &Scope<'_>) -> Option<Identity> {
+    let raw::KeyPair { cert, key } = raw;
+    let (cert, key) = (scope.key("cert").file(cert), scope.key("key").file(key));
+    scope.key("cert").accept(Identity::load(&cert, &key))
+}
+
+fn compile_admin(raw: Option<raw::Admin>, scope: &Scope<'_>) -> Option<SocketAddr> {
+    let Some(raw::Admin { address: Some(address) }) = raw else { return Some(ADMIN) };
+    let scope = scope.key("address");
+    let address = socket_address(&address, &scope)?;
+    if !address.ip().is_loopback() {
+        scope.warn(
+            "the administrative listener can be reached from other machines",
+            "it asks for no credentials; give it a loopback address, or keep it behind a firewall",
+        );
+    }
+    Some(address)
+}
+
+fn socket_address(text: &str, scope: &Scope<'_>) -> Option<SocketAddr> {
+    let parsed = text.parse::<SocketAddr>().map_err(|_| {
+        let hint = match text.rsplit_once(':') {
+            Some(("", port)) => format!("`ip:port`, like `0.0.0.0:{port}` for every IPv4 address"),
+            Some(("localhost", port)) => format!("names are not resolved here; `127.0.0.1:{port}`"),
+            _ => "`ip:port`, like `0.0.0.0:9080` or `[::]:9080`".to_owned(),
+        };
+        Invalid::new(format!("`{text}` is not an address to listen on")).hint(hint)
+    });
+    let address = scope.accept(parsed)?;
+    if address.port() == 0 {
+        scope.warn("port 0 is another port at every start", "name the port that clients use");
+    }
+    Some(address)
+}
+
+fn compile_networks(raw: Vec<String>, scope: &Scope<'_>) -> Option<Vec<IpNet>> {
+    let parse = |(i, text): (usize, String)| {
+        let scope = scope.index(i);
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let network = scope.accept(network.map_err(|_| {
+            Invalid::new(format!("`{text}` is not a network")).hint("like `10.0.0.0/8` or `2001:db8::/32`")
+        }))?;
+        if network.prefix_len() == 0 {
+            scope.warn("every client is believed", "name the networks of your own proxies");
+        }
+        Some(network.trunc())
+    };
+    let parsed: Vec<_> = raw.into_iter().enumerate().map(parse).collect();
+    parsed.into_iter().collect()
+}
+
+fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<AccessLog> {
+    let path = match raw {
+        None | Some(raw::AccessLog::Word(raw::AccessLogWord::Stdout)) => return Some(AccessLog::Stdout),
+        Some(raw::AccessLog::Word(raw::AccessLogWord::Off)) => return Some(AccessLog::Off),
+        Some(raw::AccessLog::To(raw::AccessLogTarget { path })) => path,
+    };
+    match path.as_str() {
+        "stdout" => Some(AccessLog::Stdout),
+        "off" => Some(AccessLog::Off),
+        "" => {
+            scope.key("path").reject_with("the path is empty", "`stdout`, `off`, or a file");
+            None
+        }
+        path => Some(AccessLog::File(PathBuf::from(path))),
+    }
+}
+
+fn compile_limits(raw: raw::Limits, scope: &Scope<'_>) -> Option<Limits> {
+    let raw::Limits { body, header_timeout, idle_timeout, connections, in_flight } = raw;
+    let body = match body {
+        Some(written) => scope.key("body").accept(parse_size(&written)),
+        None => Some(BODY),
+    };
+    let header_timeout = positive(header_timeout, HEADER_TIMEOUT, &scope.key("header_timeout"));
+    let idle_timeout = positive(idle_timeout, IDLE_TIMEOUT, &scope.key("idle_timeout"));
+    let count = |number: Option<u32>, default| {
+        number.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX))
+    };
+    Some(Limits {
+        body: body?,
+        header_timeout: header_timeout?,
+        idle_timeout: idle_timeout?,
+        connections: count(connections, CONNECTIONS),
+        in_flight: count(in_flight, IN_FLIGHT),
+    })
+}
+
+fn duration(written: Option<Written>, default: Duration, scope: &Scope<'_>) -> Option<Duration> {
+    match written {
+        Some(written) => scope.accept(parse_duration(&written)),
+        None => Some(default),
+    }
+}
+
+fn positive(written: Option<Written>, default: Duration, scope: &Scope<'_>) -> Option<Duration> {
+    let duration = duration(written, default, scope)?;
+    if duration.is_zero() {
+        scope.reject_with("the time is 0", "leave the key out for the default");
+        return None;
+    }
+    Some(duration)
+}
+
+/// Routes compiled so far, of all files.
+#[derive(Default)]
+pub(super) struct Routes {
+    compiled: Vec<Option<Route>>,
+    /// Of every route whose `match` is right, whatever its target is.
+    matched: Vec<Matched>,
+    names: HashMap<String, Place>,
+}
+
+struct Matched {
+    matcher: Matcher,
+    name: String,
+    place: Place,
+}
+
+impl Routes {
+    /// `credentials` are the scopes of the route's secrets.
+    pub(super) fn add(&mut self, raw: raw::Route, credentials: &[Scope<'_>], scope: &Scope<'_>) {
+        let raw::Route { name, matcher, priority, target } = raw;
+        let matcher = compile_matcher(matcher, priority.unwrap_or(0), &scope.key("match"));
+        if let Some(matcher) = matcher.clone() {
+            let place = scope.key("match").key("path").place().clone();
+            self.matched.push(Matched { matcher, name: name.clone(), place });
+        }
+        let name = self.compile_name(name, &scope.key("name"));
+        let function = platforms::compile(target, &scope.key("target"));
+        if let Some(function) = &function {
+            warn_of_plain_credentials(&function.terms, credentials);
+        }
+        let route = || Some(Route { name: name?, matcher: matcher?, function: function? });
+        self.compiled.push(route());
+    }
+
+    fn compile_name(&mut self, name: String, scope: &Scope<'_>) -> Option<String> {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
+            scope.reject_with(
+                format!("`{name}` cannot be a route's name"),
+                format!("1 to {LONGEST_NAME} letters, digits, `_`, `.` and `-`"),
+            );
+            return None;
+        }
+        if let Some(first) = self.names.get(&name) {
+            scope.reject_second(format!("another route is named `{name}`"), None, first.clone());
+            return None;
+        }
+        self.names.insert(name.clone(), scope.place().clone());
+        Some(name)
+    }
+
+    /// The routes, when every one of them compiled. `scope` is any of the same book.
+    pub(super) fn finish(self, scope: &Scope<'_>) -> Option<Vec<Route>> {
+        if self.compiled.is_empty() {
+            scope.warn("there are no routes", "every request will be answered with 404");
+        }
+        let matchers: Vec<_> = self.matched.iter().map(|matched| &matched.matcher).collect();
+        for routing::Ambiguity { first, second } in routing::ambiguities(&matchers) {
+            let (first, second) = (&self.matched[first], &self.matched[second]);
+            scope.at(second.place.clone()).reject_second(
+                format!("the route `{}` matches the same requests", first.name),
+                Some("give one of them a `priority`, or other hosts or methods"),
+                first.place.clone(),
+            );
+        }
+        self.compiled.into_iter().collect()
+    }
+}
+
+fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<Matcher> {
+    let raw::Match { path, hosts, methods } = raw;
+    let path = scope.key("path").accept(path.parse::<PathPattern>());
+    let hosts_scope = scope.key("hosts");
+    let hosts: Vec<_> = hosts
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+        .map(|(i, host)| hosts_scope.index(i).accept(host.parse::<HostPattern>()))
+        .collect();
+    let methods_scope = scope.key("methods");
+    let methods = methods.map(|methods| {
+        let methods: Vec<_> = methods
+            .iter()
+            .enumerate()
+            .map(|(i, method)| methods_scope.index(i).accept(parse_method(method)))
+            .collect();
+        methods.into_iter().collect::<Option<Vec<_>>>()
+    });
+    let methods = match methods {
+        Some(methods) => methods.map(Some),
+        None => Some(None),
+    };
+    Some(Matcher {
+        hosts: hosts.into_iter().collect::<Option<_>>()?,
+        path: path?,
+        methods: methods?,
+        priority,
+    })
+}
+
+/// Any method in upper case; the known ones help to find a slip.
+fn parse_method(text: &str) -> Result<Method, Invalid> {
+    let invalid = || Invalid::new(format!("`{text}` is not a method"));
+    let upper = text.to_ascii_uppercase();
+    if upper != text || !text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_') {
+        return Err(match did_you_mean(&upper, METHODS) {
+            Some(known) => invalid().hint(format!("did you mean `{known}`?")),
+            None => invalid().hint("methods are written in upper case, like `GET`"),
+        });
+    }
+    Method::from_bytes(text.as_bytes()).map_err(|_| invalid())
+}
+
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+
+fn warn_of_plain_credentials(terms: &Terms, credentials: &[Scope<'_>]) {
+    let is_local =
+        |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let Some(remote) = terms.endpoints.iter().find(|endpoint| !is_local(&endpoint.address.host)) else {
+        return;
+    };
+    if terms.scheme == Scheme::Http {
+        for scope in credentials {
+            scope.warn(
+                format!("the credential is sent to `{}` without TLS", remote.address),
+                "whoever is on the way can read it; use `https`",
+            );
+        }
+    }
+}
+
+const LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 9080);
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9180);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+const BODY: ByteSize = ByteSize(64 << 20);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+const CONNECTIONS: usize = 20_000;
+const IN_FLIGHT: usize = 10_000;
+/// A name is a label of every metric of its route.
+const LONGEST_NAME: usize = 64;

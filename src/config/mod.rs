@@ -1,0 +1,302 @@
+//! `load`: from a file to a [`Plan`], or to everything that is wrong with it.
+//!
+//! ```text
+//! bytes ─ source → tree ─ document (defaults merged) ─ shape (all structural faults) → raw ─ compile → Plan
+//! ```
+//!
+//! A load never stops at the first fault and never changes anything. What is shown of a file is decided in `report`, so that no
+//! secret is.
+
+mod compile;
+mod document;
+mod raw;
+mod report;
+mod schema;
+mod shape;
+mod source;
+mod tree;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use serde::de::DeserializeOwned;
+
+use self::document::Document;
+use self::report::Found;
+pub use self::report::{Finding, Report, Style};
+use self::shape::{Seen, Shape};
+use self::source::Source;
+use self::tree::{Node, Span};
+use crate::diag::{Diagnostic, Diagnostics, Holds, Invalid, Place, Scope, Severity, Step};
+use crate::snapshot::{Plan, Route, Settings};
+
+/// What came of a file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Missing when there is a fault.
+    pub plan: Option<Plan>,
+    pub report: Report,
+    /// All whose change can change the plan: the files, those they name, and the directories of `include`'s patterns.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads and compiles a configuration.
+pub fn load(path: &Path) -> Loaded {
+    let book = Diagnostics::new(path.parent().map(Path::to_owned).unwrap_or_default());
+    let mut loader = Loader::new(&book);
+    let compiled = loader.load(path);
+    let Loader { files, sources, documents, mut found, seen, .. } = loader;
+
+    let mut files: BTreeSet<PathBuf> = files;
+    let named = book.files();
+    let hash = digest(&sources, &named);
+    files.extend(named);
+    found.extend(book.into_inner().into_iter().filter_map(|d| locate(d, &documents, &sources)));
+    let is_faultless = found.iter().all(|found| found.severity != Severity::Fault);
+    let plan = compiled.filter(|_| is_faultless).map(|(settings, routes)| Plan { settings, routes, hash });
+    let report = Report::new(found, &sources, seen.secrets);
+    Loaded { plan, report, files: files.into_iter().collect() }
+}
+
+/// The JSON Schema (draft-07) of a configuration, for editors.
+pub fn schema() -> serde_json::Value {
+    schema::schema()
+}
+
+struct Loader<'b> {
+    book: &'b Diagnostics,
+    shape: Shape,
+    included_shape: Shape,
+    files: BTreeSet<PathBuf>,
+    sources: Vec<Source>,
+    /// By the number of the source; nothing for what could not be read.
+    documents: Vec<Option<Document>>,
+    found: Vec<Found>,
+    seen: Seen,
+}
+
+impl<'b> Loader<'b> {
+    fn new(book: &'b Diagnostics) -> Self {
+        let main = schema::schema();
+        Loader {
+            book,
+            shape: Shape::of(&main),
+            included_shape: Shape::of(&schema::included(&main)),
+            files: BTreeSet::new(),
+            sources: Vec::new(),
+            documents: Vec::new(),
+            found: Vec::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    fn load(&mut self, path: &Path) -> Option<(Settings, Vec<Route>)> {
+        let root = self.read(path)?;
+        let target = self.shape.key("routes").and_then(Shape::item).and_then(|route| route.key("target"));
+        let defaults =
+            root.as_mapping().and_then(|root| root.get("defaults")).map(|entry| Rc::clone(&entry.value));
+        let document = Document::new(root, target, defaults.as_deref());
+        let scope = Scope::root(self.book, MAIN);
+        self.shape.check(&document.root, &scope, &mut self.seen);
+        let included = self.expand_includes(path, &document, &scope.key("include"));
+        self.documents.push(Some(document));
+        for path in included {
+            let document = self.read(&path).map(|root| {
+                let target =
+                    self.shape.key("routes").and_then(Shape::item).and_then(|route| route.key("target"));
+                Document::new(root, target, defaults.as_deref())
+            });
+            if let Some(document) = &document {
+                let scope = Scope::root(self.book, self.documents.len());
+                self.included_shape.check(&document.root, &scope, &mut self.seen);
+            }
+            self.documents.push(document);
+        }
+        self.compile()
+    }
+
+    /// Reads a file and gives it the next number.
+    fn read(&mut self, path: &Path) -> Option<Rc<Node>> {
+        let file = self.sources.len();
+        self.files.insert(path.to_owned());
+        let source = match Source::read(path) {
+            Ok(source) => source,
+            Err(Invalid { message, hint }) => {
+                self.sources.push(Source::missing(path));
+                self.found.push(Found::of_file(file, message, hint));
+                return None;
+            }
+        };
+        let (root, refusals) = tree::parse(&source.text, file);
+        if root.is_none() && refusals.is_empty() {
+            let hint = "a file without routes says `routes: []`";
+            self.found.push(Found::of_file(file, "the file is empty".to_owned(), Some(hint.to_owned())));
+        }
+        for tree::Refusal { span, path, message, hint, is_syntax } in refusals {
+            if is_syntax {
+                self.seen.secrets.extend(self.secret_near(&source, span));
+            }
+            let severity = Severity::Fault;
+            self.found.push(Found { severity, file, span: Some(span), path, message, hint });
+        }
+        self.sources.push(source);
+        root
+    }
+
+    /// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
+    fn secret_near(&self, source: &Source, fault: Span) -> Option<Span> {
+        let mut secret_keys = Vec::new();
+        self.shape.secret_keys(&mut secret_keys);
+        let line = source.line(source.line_of(fault.start));
+        let text = &source.text[line.clone()];
+        let span_from = |start: usize| Span { file: fault.file, start: line.start + start, end: line.end };
+        let behind_key =
+            secret_keys.iter().filter_map(|key| Some(text.find(key.as_str())? + key.len())).min();
+        if let Some(start) = behind_key {
+            return Some(span_from(start));
+        }
+        let mut indent = text.len() - text.trim_start().len();
+        for number in (0..source.line_of(fault.start)).rev() {
+            let above = &source.text[source.line(number)];
+            let key = above.trim_start();
+            let above_indent = above.len() - key.len();
+            if key.is_empty() || above_indent >= indent {
+                continue;
+            }
+            indent = above_indent;
+            if secret_keys.iter().any(|secret| key.contains(secret.as_str())) {
+                return Some(span_from(text.find(':').map_or(0, |colon| colon + 1)));
+            }
+        }
+        None
+    }
+
+    fn expand_includes(&mut self, main: &Path, document: &Document, scope: &Scope<'_>) -> Vec<PathBuf> {
+        let base = main.parent().unwrap_or(Path::new(""));
+        let patterns = document.top("include").and_then(|patterns| patterns.as_list()).unwrap_or_default();
+        let mut paths = Vec::new();
+        for (i, pattern) in patterns.iter().enumerate() {
+            let (scope, Some(pattern)) = (scope.index(i), pattern.as_text()) else { continue };
+            if let Some(directory) = base.join(pattern).parent() {
+                self.files.insert(directory.to_owned());
+            }
+            let Some(hits) = scope.accept(source::expand(base, pattern)) else { continue };
+            if hits.is_empty() {
+                scope.warn(
+                    format!("`{pattern}` matches no file"),
+                    "relative paths start at this file's directory",
+                );
+            }
+            // `*.yaml` beside the main file means the others.
+            paths.extend(hits.into_iter().filter(|path| path != main));
+        }
+        let mut seen = HashSet::new();
+        paths.retain(|path| seen.insert(path.clone()));
+        paths
+    }
+
+    /// Compiles what has the right shape; the rest has its faults already.
+    fn compile(&self) -> Option<(Settings, Vec<Route>)> {
+        let faulty: HashSet<(usize, Vec<Step>)> = self
+            .book
+            .faulty_places()
+            .into_iter()
+            .map(|Place { file, mut steps }| {
+                let is_route = matches!(steps.first(), Some(Step::Key(key)) if **key == *"routes");
+                steps.truncate(if is_route { 2 } else { 1 });
+                (file, steps)
+            })
+            .collect();
+        let is_sound = |scope: &Scope<'_>| {
+            let Place { file, steps } = scope.place();
+            !faulty.contains(&(*file, steps.clone()))
+        };
+        let root = Scope::root(self.book, MAIN);
+        let settings = self.documents.first()?.as_ref().and_then(|document| {
+            let mut values = serde_yaml::Mapping::new();
+            for entry in &document.root.as_mapping()?.entries {
+                let is_setting = !matches!(&*entry.key, "routes" | "defaults" | "include");
+                if is_setting && is_sound(&root.key(&entry.key)) {
+                    values.entry((&*entry.key).into()).or_insert_with(|| entry.value.to_serde());
+                }
+            }
+            let raw = root.accept(read_raw(serde_yaml::Value::Mapping(values)))?;
+            compile::settings(raw, &root)
+        });
+        let mut credentials: HashMap<(usize, &[Step]), Vec<Scope<'_>>> = HashMap::new();
+        for place in &self.seen.credentials {
+            if let Some(route) = place.steps.get(..2) {
+                credentials.entry((place.file, route)).or_default().push(root.at(place.clone()));
+            }
+        }
+        let mut routes = compile::Routes::default();
+        for (file, document) in self.documents.iter().enumerate() {
+            let Some(document) = document else { continue };
+            let list = Scope::root(self.book, file).key("routes");
+            for (i, route) in document.routes().iter().enumerate() {
+                let scope = list.index(i);
+                if !is_sound(&scope) {
+                    continue;
+                }
+                let own = credentials.get(&(file, scope.place().steps.as_slice()));
+                if let Some(raw) = scope.accept(read_raw(route.to_serde())) {
+                    routes.add(raw, own.map_or(&[], Vec::as_slice), &scope);
+                }
+            }
+        }
+        let routes = routes.finish(&root);
+        settings.zip(routes)
+    }
+}
+
+/// The number of the file that was asked for.
+const MAIN: usize = 0;
+
+/// What passed its shape can be read; a difference between schema and `serde` would show here.
+fn read_raw<T: DeserializeOwned>(value: serde_yaml::Value) -> Result<T, Invalid> {
+    serde_yaml::from_value(value).map_err(|e| Invalid::new(format!("this cannot be read: {e}")))
+}
+
+impl Found {
+    fn of_file(file: usize, message: String, hint: Option<String>) -> Self {
+        Found { severity: Severity::Fault, file, span: None, path: String::new(), message, hint }
+    }
+}
+
+/// Puts a diagnostic where its value really stands, which for an inherited one is not where it was found.
+fn locate(diagnostic: Diagnostic, documents: &[Option<Document>], sources: &[Source]) -> Option<Found> {
+    let Diagnostic { severity, holds, place, part, message, hint, first } = diagnostic;
+    let span = |place: &Place, part| Some(documents.get(place.file)?.as_ref()?.locate(place, part));
+    let marked = span(&place, part);
+    let file = marked.map_or(place.file, |span| span.file);
+    if holds == Holds::InExposedFiles && !sources[file].is_exposed {
+        return None;
+    }
+    let first = first.and_then(|first| span(&first, part)).map(|first| {
+        let line = sources[first.file].line_of(first.start) + 1;
+        match first.file == file {
+            true => format!("the first one is in line {line}"),
+            false => format!("the first one is in {}, line {line}", sources[first.file].path.display()),
+        }
+    });
+    let hint = match (first, hint) {
+        (Some(first), Some(hint)) => Some(format!("{first}; {hint}")),
+        (first, hint) => first.or(hint),
+    };
+    Some(Found { severity, file, span: marked, path: place.to_string(), message, hint })
+}
+
+/// Equal files give equal digests: of the configuration's own and of those it names.
+fn digest(sources: &[Source], named: &BTreeSet<PathBuf>) -> String {
+    let mut hasher = DefaultHasher::new();
+    sources.iter().for_each(|source| source.text.hash(&mut hasher));
+    // One that cannot be read has its fault already.
+    named.iter().filter_map(|path| fs::read(path).ok()).for_each(|bytes| bytes.hash(&mut hasher));
+    format!("{:016x}", hasher.finish())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,438 @@
+//! `Shape`: what a value may look like, and the walk that finds everything that does not.
+//!
+//! A shape is read from the JSON Schema, so that the file's checks and the schema for editors cannot differ. The walk knows no key
+//! by name; what a well-formed value means is checked by `compile` and by the platforms.
+
+use indexmap::IndexMap;
+use serde_json::Value as Json;
+
+use super::schema::SECRET;
+use super::tree::{Entry, Mapping, Node, Span, Value};
+use crate::diag::{Place, Scope, did_you_mean};
+
+/// What a value may be; several at once where a file may write it in several ways.
+#[derive(Debug, Default)]
+pub(super) struct Shape {
+    text: Option<Choices>,
+    number: Option<Number>,
+    boolean: bool,
+    list: Option<Box<List>>,
+    keys: Option<Keys>,
+    /// The value, or what it refers to, must never be shown.
+    is_secret: bool,
+}
+
+/// The words a text is chosen from; empty: any text.
+#[derive(Debug, Default)]
+struct Choices(Vec<String>);
+
+#[derive(Debug)]
+struct Number {
+    must_be_whole: bool,
+    min: f64,
+    max: f64,
+}
+
+#[derive(Debug)]
+struct List {
+    item: Shape,
+    min_items: usize,
+}
+
+#[derive(Debug)]
+enum Keys {
+    /// Known keys, some of them required.
+    Record { known: IndexMap<String, Shape>, required: Vec<String> },
+    /// Exactly one of the known keys.
+    OneOf(IndexMap<String, Shape>),
+    /// Any key.
+    Map(Box<Shape>),
+}
+
+/// What the walk met besides faults.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// What must not be shown when its line is.
+    pub(super) secrets: Vec<Span>,
+    /// Secrets under a key of their own. A literal among others, such as a header's value, is hidden but need not be one.
+    pub(super) credentials: Vec<Place>,
+}
+
+impl Shape {
+    pub(super) fn of(schema: &Json) -> Shape {
+        if schema["$ref"] == SECRET {
+            let references = ["env", "file", "credential"];
+            let text = || Shape { text: Some(Choices::default()), ..Shape::default() };
+            let known = references.into_iter().map(|key| (key.to_owned(), text())).collect();
+            let keys = Some(Keys::OneOf(known));
+            return Shape { keys, is_secret: true, ..text() };
+        }
+        let mut shape = Shape::default();
+        for alternative in
+            ["anyOf", "oneOf", "allOf"].iter().filter_map(|word| schema[*word].as_array()).flatten()
+        {
+            shape.allow(Shape::of(alternative));
+        }
+        if let Some(word) = schema["const"].as_str() {
+            shape.text.get_or_insert_default().0.push(word.to_owned());
+        }
+        let types = match &schema["type"] {
+            Json::Array(types) => types.iter().filter_map(Json::as_str).collect(),
+            Json::String(only) => vec![only.as_str()],
+            _ => Vec::new(),
+        };
+        for kind in types {
+            match kind {
+                "string" if schema["const"].is_null() => {
+                    let words = schema["enum"].as_array().into_iter().flatten();
+                    let words = words.filter_map(Json::as_str).map(str::to_owned);
+                    shape.text = Some(Choices(words.collect()));
+                }
+                "integer" | "number" => shape.number = Some(Number::of(schema, kind == "integer")),
+                "boolean" => shape.boolean = true,
+                "array" => {
+                    let min_items = schema["minItems"].as_u64().and_then(|n| usize::try_from(n).ok());
+                    let item = Shape::of(&schema["items"]);
+                    shape.list = Some(Box::new(List { item, min_items: min_items.unwrap_or(0) }));
+                }
+                "object" => shape.keys = Some(Keys::of(schema)),
+                _ => {}
+            }
+        }
+        shape
+    }
+
+    /// Takes in another way to write the value.
+    fn allow(&mut self, other: Shape) {
+        let Shape { text, number, boolean, list, keys, is_secret } = other;
+        match (&mut self.text, text) {
+            (Some(own), Some(other)) => own.0.extend(other.0),
+            (own, other) => *own = own.take().or(other),
+        }
+        self.number = self.number.take().or(number);
+        self.boolean |= boolean;
+        self.list = self.list.take().or(list);
+        self.keys = self.keys.take().or(keys);
+        self.is_secret |= is_secret;
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, &Shape)> {
+        let known = match &self.keys {
+            Some(Keys::Record { known, .. } | Keys::OneOf(known)) => Some(known),
+            Some(Keys::Map(_)) | None => None,
+        };
+        known.into_iter().flatten().map(|(key, shape)| (key.as_str(), shape))
+    }
+
+    pub(super) fn key(&self, key: &str) -> Option<&Shape> {
+        match self.keys.as_ref()? {
+            Keys::Record { known, .. } | Keys::OneOf(known) => known.get(key),
+            Keys::Map(shape) => Some(shape),
+        }
+    }
+
+    pub(super) fn item(&self) -> Option<&Shape> {
+        self.list.as_ref().map(|list| &list.item)
+    }
+
+    /// Whether two values of this shape are merged key by key; otherwise the one replaces the other.
+    pub(super) fn is_merged(&self) -> bool {
+        matches!(self.keys, Some(Keys::Record { .. } | Keys::Map(_)))
+    }
+
+    /// Keys that hold secrets, and keys of mappings of which any value may be one.
+    pub(super) fn secret_keys(&self, found: &mut Vec<String>) {
+        for (key, shape) in self.keys() {
+            let is_map_of_secrets = matches!(&shape.keys, Some(Keys::Map(value)) if value.is_secret);
+            if shape.is_secret || is_map_of_secrets {
+                found.push(key.to_owned());
+            }
+            shape.secret_keys(found);
+        }
+        self.item().into_iter().for_each(|item| item.secret_keys(found));
+    }
+
+    fn holds_secrets(&self) -> bool {
+        let mut found = Vec::new();
+        self.secret_keys(&mut found);
+        self.is_secret || !found.is_empty()
+    }
+
+    /// Records every fault of the value and of all below it.
+    pub(super) fn check(&self, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
+        if self.is_secret {
+            hide(node, seen);
+            seen.credentials.push(scope.place().clone());
+        }
+        match (&node.value, &self.text, &self.number, &self.list, &self.keys) {
+            (Value::Text(text), Some(choices), ..) => choices.check(text, scope),
+            (Value::Integer(_) | Value::Float(_), _, Some(number), ..) => number.check(&node.value, scope),
+            (Value::Bool(_), ..) if self.boolean => {}
+            (Value::List(items), _, _, Some(list), _) => list.check(items, scope, seen),
+            (Value::Mapping(mapping), .., Some(keys)) => keys.check(mapping, scope, seen),
+            _ => self.reject_kind(node, scope, seen),
+        }
+    }
+
+    fn reject_kind(&self, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
+        if self.holds_secrets() {
+            hide(node, seen);
+        }
+        let message = format!("expected {}, found {}", self.expected(), node.value.kind());
+        let hint = match &node.value {
+            Value::Null => Some("give it a value, or leave the key out".to_owned()),
+            Value::Integer(_) | Value::Float(_) | Value::Bool(_)
+                if self.text.is_some() && !self.is_secret =>
+            {
+                Some("in quotes it is text".to_owned())
+            }
+            Value::Text(text) if self.boolean => match text.to_ascii_lowercase().as_str() {
+                "yes" | "on" | "true" => Some("write `true`".to_owned()),
+                "no" | "off" | "false" => Some("write `false`".to_owned()),
+                _ => None,
+            },
+            Value::Text(text) if self.number.is_some() && text.parse::<f64>().is_ok() => {
+                Some("without quotes it is a number".to_owned())
+            }
+            _ if self.list.as_ref().is_some_and(|list| list.item.takes(&node.value)) => {
+                Some("begin each item with `- `, or put them in `[ ]`".to_owned())
+            }
+            _ => None,
+        };
+        match hint {
+            Some(hint) => scope.reject_with(message, hint),
+            None => scope.reject(message),
+        }
+    }
+
+    fn takes(&self, value: &Value) -> bool {
+        match value {
+            Value::Text(_) => self.text.is_some(),
+            Value::Integer(_) | Value::Float(_) => self.number.is_some(),
+            Value::Bool(_) => self.boolean,
+            Value::List(_) => self.list.is_some(),
+            Value::Mapping(_) => self.keys.is_some(),
+            Value::Null => false,
+        }
+    }
+
+    /// `a number or text`
+    fn expected(&self) -> String {
+        let mut kinds = Vec::new();
+        if let Some(number) = &self.number {
+            kinds.push(if number.must_be_whole {
+                "a whole number".to_owned()
+            } else {
+                "a number".to_owned()
+            });
+        }
+        match &self.text {
+            Some(Choices(words)) if words.is_empty() => kinds.push("text".to_owned()),
+            Some(Choices(words)) => kinds.extend(words.iter().map(|word| format!("`{word}`"))),
+            None => {}
+        }
+        if self.boolean {
+            kinds.push("`true` or `false`".to_owned());
+        }
+        if self.list.is_some() {
+            kinds.push("a list".to_owned());
+        }
+        match &self.keys {
+            Some(Keys::OneOf(known)) => kinds.push(format!("one of {}", quoted(known.keys()))),
+            Some(Keys::Record { .. } | Keys::Map(_)) => kinds.push("a mapping".to_owned()),
+            None => {}
+        }
+        match kinds.pop() {
+            Some(last) if !kinds.is_empty() => format!("{} or {last}", kinds.join(", ")),
+            last => last.unwrap_or_default(),
+        }
+    }
+}
+
+impl Choices {
+    fn check(&self, text: &str, scope: &Scope<'_>) {
+        let Choices(words) = self;
+        if words.is_empty() || words.iter().any(|word| word == text) {
+            return;
+        }
+        let hint = match did_you_mean(text, words.iter().map(String::as_str)) {
+            Some(word) => format!("did you mean `{word}`?"),
+            None => format!("one of {}", quoted(words)),
+        };
+        scope.reject_with(format!("`{text}` is not a choice here"), hint);
+    }
+}
+
+impl Number {
+    fn of(schema: &Json, must_be_whole: bool) -> Self {
+        let (min, max) = match schema["format"].as_str() {
+            Some("uint8") => (0.0, f64::from(u8::MAX)),
+            Some("uint16") => (0.0, f64::from(u16::MAX)),
+            Some("uint32") => (0.0, f64::from(u32::MAX)),
+            Some("int32") => (f64::from(i32::MIN), f64::from(i32::MAX)),
+            // Beyond 2^53 a JSON number is no longer exact.
+            _ => (-LARGEST_EXACT, LARGEST_EXACT),
+        };
+        Number {
+            must_be_whole,
+            min: schema["minimum"].as_f64().unwrap_or(min).max(min),
+            max: schema["maximum"].as_f64().unwrap_or(max).min(max),
+        }
+    }
+
+    fn check(&self, value: &Value, scope: &Scope<'_>) {
+        #[expect(clippy::cast_precision_loss, reason = "only compared with bounds that are exact")]
+        let number = match value {
+            Value::Integer(number) => *number as f64,
+            Value::Float(number) => *number,
+            _ => return,
+        };
+        if self.must_be_whole && matches!(value, Value::Float(_)) {
+            scope.reject(format!("expected a whole number, found {number}"));
+        } else if !(self.min..=self.max).contains(&number) {
+            let bounds = match (self.min, self.max) {
+                (min, LARGEST_EXACT) => format!("at least {min}"),
+                (min, max) => format!("{min} to {max}"),
+            };
+            scope.reject_with(format!("{number} is out of range"), bounds);
+        }
+    }
+}
+
+const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
+
+impl List {
+    fn check(&self, items: &[std::rc::Rc<Node>], scope: &Scope<'_>, seen: &mut Seen) {
+        if items.len() < self.min_items {
+            scope.reject_with("the list is empty", "leave the key out for the default");
+        }
+        for (i, item) in items.iter().enumerate() {
+            self.item.check(item, &scope.index(i), seen);
+        }
+    }
+}
+
+impl Keys {
+    fn of(schema: &Json) -> Self {
+        let Some(properties) = schema["properties"].as_object() else {
+            return Keys::Map(Box::new(Shape::of(&schema["additionalProperties"])));
+        };
+        let required = schema["required"].as_array().into_iter().flatten();
+        Keys::Record {
+            known: properties.iter().map(|(key, schema)| (key.clone(), Shape::of(schema))).collect(),
+            required: required.filter_map(Json::as_str).map(str::to_owned).collect(),
+        }
+    }
+
+    fn check(&self, mapping: &Mapping, scope: &Scope<'_>, seen: &mut Seen) {
+        let known = match self {
+            Keys::Record { known, required } => {
+                for key in required.iter().filter(|key| mapping.get(key).is_none()) {
+                    scope.reject(format!("the key `{key}` is missing"));
+                }
+                known
+            }
+            Keys::OneOf(known) => {
+                if mapping.entries.iter().filter(|entry| known.contains_key(&*entry.key)).count() != 1 {
+                    scope.reject(format!("give exactly one of {}", quoted(known.keys())));
+                }
+                known
+            }
+            Keys::Map(shape) => {
+                for Entry { key, value, .. } in &mapping.entries {
+                    check_map_value(shape, value, &scope.key(key), seen);
+                }
+                return;
+            }
+        };
+        for Entry { key, value, .. } in &mapping.entries {
+            let scope = scope.key(key);
+            match known.get(&**key) {
+                Some(shape) => shape.check(value, &scope, seen),
+                None => {
+                    // It may be a misspelt key of a secret.
+                    hide_text(value, seen);
+                    scope.reject_key(format!("unknown key `{key}`"), Some(hint_for_key(key, known)));
+                }
+            }
+        }
+    }
+}
+
+/// A literal in a mapping of secrets, such as one header of many, is hidden but not counted as a credential.
+fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
+    let credentials = seen.credentials.len();
+    shape.check(node, scope, seen);
+    if shape.is_secret && !node.is_container() {
+        seen.credentials.truncate(credentials);
+    }
+}
+
+fn hint_for_key(key: &str, known: &IndexMap<String, Shape>) -> String {
+    let names = || known.keys().map(String::as_str);
+    let snake_case = snake_case(key);
+    if let Some(name) = names().find(|name| *name == snake_case).or_else(|| did_you_mean(key, names())) {
+        return format!("did you mean `{name}`?");
+    }
+    if let Some((_, instead)) = KNOWN_ELSEWHERE.iter().find(|(name, _)| *name == key) {
+        return (*instead).to_owned();
+    }
+    let holder = known.iter().find(|(_, shape)| shape.keys().any(|(name, _)| name == key));
+    if let Some((holder, _)) = holder {
+        return format!("`{key}` stands under `{holder}`");
+    }
+    format!("known here: {}", quoted(known.keys()))
+}
+
+/// Keys that other gateways, or YAML itself, know and that have another form here.
+const KNOWN_ELSEWHERE: [(&str, &str); 4] = [
+    ("<<", "merge keys are not supported; `defaults` holds what targets have in common"),
+    ("max_req_body_size", "it has no counterpart on a target; `limits.body` bounds every request's body"),
+    ("uri", "a route's path is `match.path`"),
+    ("upstream", "where a route leads is its `target`"),
+];
+
+/// `functionUri` and `function-uri` as `function_uri`.
+fn snake_case(key: &str) -> String {
+    let mut out = String::with_capacity(key.len() + 2);
+    for c in key.chars() {
+        match c {
+            '-' => out.push('_'),
+            c if c.is_ascii_uppercase() => {
+                out.push_str(if out.is_empty() || out.ends_with('_') { "" } else { "_" });
+                out.push(c.to_ascii_lowercase());
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String {
+    words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Hides the scalars of a value that should be a secret; what a reference names may be shown.
+fn hide(node: &Node, seen: &mut Seen) {
+    match &node.value {
+        Value::Mapping(mapping) => {
+            for Entry { key, value, .. } in &mapping.entries {
+                if !matches!(&**key, "env" | "file" | "credential") || value.is_container() {
+                    hide(value, seen);
+                }
+            }
+        }
+        Value::List(items) => items.iter().for_each(|item| hide(item, seen)),
+        _ => seen.secrets.push(node.span),
+    }
+}
+
+/// Hides texts only: a number or a switch under a misspelt key tells more than it could give away.
+fn hide_text(node: &Node, seen: &mut Seen) {
+    match &node.value {
+        Value::Text(_) => seen.secrets.push(node.span),
+        Value::Mapping(mapping) => mapping.entries.iter().for_each(|entry| hide_text(&entry.value, seen)),
+        Value::List(items) => items.iter().for_each(|item| hide_text(item, seen)),
+        Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {}
+    }
+}

@@ -1,0 +1,149 @@
+//! `Source`: one file of a configuration, as it was read; and the patterns that name further ones.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::tree::LARGEST_FILE;
+use crate::diag::Invalid;
+
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    /// Whether others than its owner can read it.
+    pub(super) is_exposed: bool,
+    /// The byte each line begins with.
+    lines: Vec<usize>,
+}
+
+impl Source {
+    pub(super) fn read(path: &Path) -> Result<Self, Invalid> {
+        let unreadable = |e: std::io::Error| Invalid::new(format!("the file cannot be read: {e}"));
+        let file = File::open(path).map_err(unreadable)?;
+        let is_exposed = is_exposed(&file.metadata().map_err(unreadable)?);
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX);
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() > LARGEST_FILE {
+            return Err(Invalid::new(format!("the file is larger than {} MiB", LARGEST_FILE >> 20))
+                .hint("split it, and name the parts under `include`"));
+        }
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Invalid::new(format!("the file is not UTF-8: line {line} has other bytes"))
+        })?;
+        Ok(Source::new(path.to_owned(), text, is_exposed))
+    }
+
+    pub(super) fn new(path: PathBuf, text: String, is_exposed: bool) -> Self {
+        let starts = text.match_indices('\n').map(|(at, _)| at + 1);
+        let lines = std::iter::once(0).chain(starts).collect();
+        Source { path, text, is_exposed, lines }
+    }
+
+    /// A file that could not be read: it has a name and nothing else.
+    pub(super) fn missing(path: &Path) -> Self {
+        Source::new(path.to_owned(), String::new(), false)
+    }
+
+    /// The number of the line, counted from 0, in which the byte is.
+    pub(super) fn line_of(&self, byte: usize) -> usize {
+        self.lines.partition_point(|start| *start <= byte).saturating_sub(1)
+    }
+
+    /// The bytes of a line, without its break.
+    pub(super) fn line(&self, number: usize) -> std::ops::Range<usize> {
+        let start = self.lines.get(number).copied().unwrap_or(self.text.len());
+        let end = self.lines.get(number + 1).map_or(self.text.len(), |next| next - 1);
+        let text = &self.text[start..end];
+        start..start + text.strip_suffix('\r').unwrap_or(text).len()
+    }
+}
+
+#[cfg(unix)]
+fn is_exposed(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o077 != 0
+}
+
+/// The files a pattern names, sorted. `*` and `?` stand for any characters of the last part, except a leading dot.
+pub(super) fn expand(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, Invalid> {
+    let path = base.join(pattern);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
+    else {
+        return Err(Invalid::new(format!("`{pattern}` names no file")));
+    };
+    if directory.to_string_lossy().contains(['*', '?']) {
+        return Err(Invalid::new(format!("`{pattern}` has a wildcard in a directory"))
+            .hint("`*` and `?` are for the last part, as in `conf.d/*.yaml`"));
+    }
+    if !name.contains(['*', '?']) {
+        return Ok(vec![path]);
+    }
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Invalid::new(format!("`{}` cannot be listed: {e}", directory.display()))),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let hits = names.filter(|found| !found.starts_with('.') && matches(name.as_bytes(), found.as_bytes()));
+    let mut paths: Vec<_> = hits.map(|found| directory.join(found)).filter(|path| !path.is_dir()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Goes back only to the last `*`, so that no pattern takes more than the product of both lengths.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut retry = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                retry = Some((p + 1, n));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((after_star, taken)) = retry else { return false };
+                retry = Some((after_star, taken + 1));
+                (p, n) = (after_star, taken + 1);
+            }
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, name: &str, expected: bool) {
+        assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        check("*.yaml", "a.yaml", true);
+        check("*.yaml", "a.yaml~", false);
+        check("*.yaml", ".yaml", true);
+        check("a?.yaml", "ab.yaml", true);
+        check("a?.yaml", "a.yaml", false);
+        check("*a*b", "xaxbxb", true);
+        check("*a*b", "xaxbx", false);
+        check("*", "", true);
+    }
+
+    #[test]
+    fn lines_are_found_by_their_bytes() {
+        let source = Source::new("x".into(), "ä: 1\r\nb: 2\n".into(), false);
+        assert_eq!((source.line_of(0), source.line_of(6), source.line_of(7)), (0, 0, 1));
+        assert_eq!(&source.text[source.line(0)], "ä: 1");
+        assert_eq!(&source.text[source.line(1)], "b: 2");
+        assert_eq!(&source.text[source.line(2)], "");
+    }
+}
