@@ -124,6 +124,14 @@ async fn a_faulty_file_never_starts() {
 }
 
 #[tokio::test]
+async fn a_socket_of_the_service_manager_is_taken_over() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::builder().activated().start(&to(&origin)).await;
+
+    assert_eq!(gateway.get("/fn").await.status(), 200);
+}
+
+#[tokio::test]
 async fn the_service_manager_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -26,6 +27,8 @@ pub(crate) struct Gateway {
     home: Home,
     stdout: Lines,
     stderr: Lines,
+    /// What the service manager would hold: nobody else can bind the port meanwhile.
+    _listener: Option<TcpListener>,
 }
 
 impl Gateway {
@@ -195,6 +198,7 @@ pub(crate) struct Builder {
     env: Vec<(String, String)>,
     files: Vec<(String, String)>,
     layout: Layout,
+    activated: bool,
 }
 
 /// How the configuration file lies in its directory.
@@ -221,6 +225,12 @@ impl Builder {
     /// Lays the configuration out as Kubernetes does; `write_config` then swaps the link.
     pub(crate) fn config_map(mut self) -> Self {
         self.layout = Layout::ConfigMap;
+        self
+    }
+
+    /// Binds the plain listener here and hands it over as systemd does.
+    pub(crate) fn activated(mut self) -> Self {
+        self.activated = true;
         self
     }
 
@@ -256,21 +266,27 @@ impl Builder {
             home.write(name, text, 0o600);
         }
         home.write_config(yaml);
-        let mut child = Command::new(BINARY)
+        let listener = self.activated.then(|| TcpListener::bind(local(home.ports.plain)).unwrap());
+        let mut command = match &listener {
+            None => Command::new(BINARY),
+            Some(_) => activation(),
+        };
+        let stdin = listener.as_ref().map_or(Stdio::null(), |l| OwnedFd::from(l.try_clone().unwrap()).into());
+        let mut child = command
             .arg("run")
             .arg("-c")
             .arg(home.config())
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stdout = Lines::of(child.stdout.take().unwrap());
         let stderr = Lines::of(child.stderr.take().unwrap());
-        Gateway { child, home, stdout, stderr }
+        Gateway { child, home, stdout, stderr, _listener: listener }
     }
 }
 
@@ -525,6 +541,14 @@ impl Lines {
     fn text(&self) -> String {
         self.kept.lock().unwrap().lines.iter().fold(String::new(), |text, line| text + line + "\n")
     }
+}
+
+/// The binary with standard input as its first inherited socket. The process is the shell's, so its id is right.
+fn activation() -> Command {
+    let mut command = Command::new("/bin/sh");
+    let hand_over = r#"exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" "$@""#;
+    command.arg("-c").arg(hand_over).arg(BINARY);
+    command
 }
 
 /// A port that nobody had a moment ago, and that no other gateway of this run gets.
