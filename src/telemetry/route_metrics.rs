@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::Method;
 use prometheus::core::Metric as _;
 use prometheus::proto::{Metric, MetricType};
 use prometheus::{Histogram, HistogramOpts};
 
 use super::metrics::Family;
-use crate::error::{CREDENTIAL_REFUSED, GatewayError};
+use crate::error::CREDENTIAL_REFUSED;
 
 pub struct RouteMetrics {
     name: String,
@@ -47,7 +46,8 @@ pub enum Retry {
 /// How a request ended, as far as it is counted.
 #[derive(Debug)]
 pub struct End<'a> {
-    pub method: &'a Method,
+    /// Any text; what is no known method counts as `other`.
+    pub method: &'a str,
     /// What the client got, or what stands in the access log when it got nothing.
     pub status: u16,
     pub total: Duration,
@@ -105,8 +105,9 @@ impl RouteMetrics {
         self.response_bytes.fetch_add(end.response_bytes, Relaxed);
     }
 
-    pub fn failed(&self, error: &GatewayError) {
-        self.count_failure(error.code());
+    /// `code` is the word of a reason; of another word nothing is counted.
+    pub fn failed(&self, code: &str) {
+        self.count_failure(code);
     }
 
     /// The function answered 401 or 403 to a credential of ours.
@@ -129,9 +130,12 @@ impl RouteMetrics {
         self.reused.fetch_add(1, Relaxed);
     }
 
-    /// An upstream connection is open as long as the result lives.
-    pub fn connection_opened(&self) -> Held {
-        self.connections_open.hold()
+    pub fn connection_opened(&self) {
+        self.connections_open.0.fetch_add(1, Relaxed);
+    }
+
+    pub fn connection_closed(&self) {
+        self.connections_open.0.fetch_sub(1, Relaxed);
     }
 
     /// From the request's departure to the first byte of the function's answer.
@@ -235,8 +239,8 @@ impl Retry {
     }
 }
 
-fn method_index(method: &Method) -> usize {
-    METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
+fn method_index(method: &str) -> usize {
+    METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
 }
 
 /// The closed sets.
@@ -457,7 +461,7 @@ mod tests {
         };
         let errors: Vec<_> = std::iter::successors(Some(NoRoute), next).collect();
         let route = RouteMetrics::new("hello", "http");
-        errors.iter().for_each(|error| route.failed(error));
+        errors.iter().for_each(|error| route.failed(error.code()));
         route.credential_refused();
 
         assert_eq!(errors.len() + 1, FAILURE_CODES.len());
