@@ -1,1 +1,2 @@
 //! The function gateway.
+pub mod downstream;
