@@ -17,3 +17,5 @@ pub mod platforms;
 pub mod routing;
 
 pub mod snapshot;
+
+pub mod admin;

@@ -9,7 +9,7 @@ mod metrics;
 mod route_metrics;
 pub mod service_log;
 
-pub use access_log::{AccessLog, Entry};
+pub use access_log::{AccessLog, Entry, rfc3339};
 pub use line_writer::Sink;
 pub use metrics::{Metrics, TEXT_FORMAT, series_bound};
 pub use route_metrics::{End, Held, Retry, RouteMetrics};
