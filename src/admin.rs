@@ -1,7 +1,7 @@
 //! The admin listener: `/healthz`, `/readyz`, `/metrics` and `/routes`.
 //!
 //! Looking has no side effects, and nothing shown here is a secret. Whoever looks slowly or not at all holds neither a lock nor,
-//! for long, a connection. Web pages cannot look: see [`refuse_browsers`].
+//! for long, a connection. Web pages cannot look: see `Admin::refuse_browsers`.
 
 use std::convert::Infallible;
 use std::io;

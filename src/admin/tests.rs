@@ -239,9 +239,11 @@ async fn an_unfinished_head_is_cut() {
 async fn who_does_not_read_holds_no_lock_and_is_cut() {
     let server = start(Bounds { connections: 1, connection: Duration::from_secs(4), ..Bounds::default() });
     // More than the kernel buffers for somebody who reads nothing.
-    for route in 0..100 {
+    for route in 0..150 {
         let name = format!("{route}-{}", "x".repeat(700));
-        server.metrics.route(&name, "http").credential_refused();
+        let route = server.metrics.route(&name, "http");
+        route.dialled(Duration::ZERO);
+        route.first_byte(Duration::ZERO);
     }
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
