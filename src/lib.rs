@@ -9,6 +9,7 @@ pub mod secrets;
 pub mod uri;
 pub mod values;
 
+pub mod telemetry;
 pub mod tls;
 pub mod upstream;
 
@@ -18,3 +19,5 @@ pub mod routing;
 pub mod snapshot;
 
 pub mod config;
+
+pub mod demo;

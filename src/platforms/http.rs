@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderName, HeaderValue};
 use indexmap::IndexMap;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -105,11 +105,14 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     let headers = compile_headers(headers.unwrap_or_default(), &scope.key("headers"));
     let (base, path) = located.unzip();
     let connection = connection::compile(connection, base, DEFAULTS, scope)?;
-    let target = Http { path: path?, host: scope.accept(connection.host_header())?, headers: headers? };
+    let headers = headers?;
+    let has_credential = headers.iter().any(|(name, value)| value.is_sensitive() || *name == AUTHORIZATION);
+    let target = Http { path: path?, host: scope.accept(connection.host_header())?, headers };
     Some(Compiled {
         platform: "http",
         target: Target::Streamed(StreamedTarget::Http(target)),
         terms: connection.terms,
+        has_credential,
     })
 }
 

@@ -130,6 +130,8 @@ pub struct Compiled {
     pub platform: &'static str,
     pub target: Target,
     pub terms: Terms,
+    /// Whether requests carry a credential of ours; an answer of 401 or 403 is then ours to notice.
+    pub has_credential: bool,
 }
 
 /// Compiles the one platform that is given. `scope` stands at `target`.

@@ -79,15 +79,18 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     };
     let base = uri.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let connection = connection::compile(connection, base, DEFAULTS, scope)?;
+    let authorization = authorization?;
+    let has_credential = authorization.is_some();
     let target = OpenFunction {
         path: TargetPath::from_uri(uri?),
         host: scope.accept(connection.host_header())?,
-        authorization: authorization?,
+        authorization,
     };
     Some(Compiled {
         platform: "openfunction",
         target: Target::Streamed(StreamedTarget::OpenFunction(target)),
         terms: connection.terms,
+        has_credential,
     })
 }
 

@@ -2,15 +2,28 @@
 //!
 //! Knows no platform and no route.
 
+mod endpoint;
+pub mod resolve;
+mod slots;
 pub mod trust;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use pingora::protocols::{ALPN, TcpKeepalive};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Tracer, Tracing};
+use prometheus::IntGauge;
+
+use self::endpoint::Address;
+use self::resolve::Resolver;
+use self::slots::Slot;
+use crate::error::GatewayError;
 use crate::values::{HostPort, Scheme};
 
 /// The terms on which a function is reached, fixed when a configuration is compiled.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Terms {
     pub endpoints: Vec<Endpoint>,
     pub scheme: Scheme,
@@ -54,4 +67,229 @@ pub enum Protocol {
     Http1,
     /// By ALPN over TLS, by prior knowledge without.
     Http2,
+}
+
+/// What the request does with its connection once the answer's head is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Exchange,
+    /// The client asks for an upgrade: both sides may be silent for long.
+    Tunnel,
+}
+
+/// A function's place in the network. Outlives a reload that does not change its terms.
+#[derive(Debug)]
+pub struct Upstream {
+    terms: Terms,
+    endpoints: Vec<endpoint::Endpoint>,
+    /// Endpoint indices, each as often as its weight, evenly mixed.
+    schedule: Vec<u16>,
+    turn: AtomicUsize,
+    /// The peer but for its address, group and time-outs.
+    template: HttpPeer,
+    group: u64,
+}
+
+/// The address and the pool slot one request uses. Given back on drop, after Pingora has put the connection into its pool.
+#[derive(Debug)]
+pub struct Lease {
+    address: Arc<Address>,
+    slot: Slot,
+}
+
+impl Lease {
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address.socket
+    }
+}
+
+impl Upstream {
+    /// `generation` keeps connections opened under other terms apart; `open` counts the connections that are open.
+    pub fn new(name: &str, terms: Terms, generation: u64, resolver: &Resolver, open: IntGauge) -> Self {
+        let pool = match (terms.keepalive, terms.protocol) {
+            (Keepalive::On { pool, .. }, Protocol::Http1) => pool,
+            // HTTP/2 shares one connection, which slots would prevent.
+            _ => 0,
+        };
+        let endpoints =
+            terms.endpoints.iter().map(|e| endpoint::Endpoint::new(&e.address, pool, resolver)).collect();
+        Upstream {
+            schedule: schedule(&terms.endpoints),
+            endpoints,
+            turn: AtomicUsize::new(0),
+            template: template(&terms, open),
+            group: group(name, &terms, generation),
+            terms,
+        }
+    }
+
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Waits until each name has been looked up once, whatever came of it.
+    pub async fn resolved(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.asked().await;
+        }
+    }
+
+    /// Names that have no address.
+    pub fn unresolved(&self) -> impl Iterator<Item = &str> {
+        self.endpoints.iter().filter_map(endpoint::Endpoint::unresolved_name)
+    }
+
+    /// How many addresses a request could use now.
+    pub fn address_count(&self) -> usize {
+        self.endpoints.iter().map(|endpoint| endpoint.addresses().len()).sum()
+    }
+
+    /// Chooses an address in turn and a slot on it.
+    pub fn lease(&self) -> Result<Lease, GatewayError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // An endpoint whose name does not resolve is passed over.
+        for offset in 0..self.schedule.len() {
+            let step = turn.wrapping_add(offset);
+            let endpoint = &self.endpoints[usize::from(self.schedule[step % self.schedule.len()])];
+            let addresses = endpoint.addresses();
+            if let Some(address) = addresses.get((step / self.schedule.len()) % addresses.len().max(1)) {
+                return Ok(Lease { slot: address.slots.take(), address: Arc::clone(address) });
+            }
+        }
+        Err(GatewayError::UpstreamResolve)
+    }
+
+    /// The peer for a lease. `remaining` is what is left of the call's deadline.
+    pub fn peer(&self, lease: &Lease, purpose: Use, remaining: Option<Duration>) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.template.clone());
+        peer._address = pingora::protocols::l4::socket::SocketAddr::Inet(lease.address.socket);
+        peer.group_key = self.group ^ lease.slot.index().map_or(OVERFLOW_GROUP, |slot| u64::from(slot) + 1);
+        let cap = |timeout: Duration| Some(remaining.map_or(timeout, |left| timeout.min(left)));
+        let silence = match purpose {
+            Use::Exchange => self.terms.timeout,
+            Use::Tunnel => self.terms.timeout.max(TUNNEL_SILENCE),
+        };
+        let options = &mut peer.options;
+        options.connection_timeout = cap(self.terms.connect_timeout);
+        options.total_connection_timeout = options.connection_timeout;
+        options.read_timeout = cap(silence);
+        options.write_timeout = options.read_timeout;
+        options.idle_timeout = Some(match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
+            (Keepalive::Off, _, _) => Duration::ZERO,
+            (Keepalive::On { idle, .. }, Some(_), _)
+            | (Keepalive::On { idle, .. }, None, Protocol::Http2) => idle,
+            (Keepalive::On { idle, .. }, None, Protocol::Http1) => idle.min(OVERFLOW_IDLE),
+        });
+        peer
+    }
+}
+
+fn template(terms: &Terms, open: IntGauge) -> HttpPeer {
+    let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut peer = HttpPeer::new(nowhere, terms.scheme == Scheme::Https, terms.sni.clone());
+    let options = &mut peer.options;
+    options.verify_cert = terms.verify == Verify::Certificate;
+    options.verify_hostname = options.verify_cert;
+    options.ca = terms.roots.as_ref().map(|roots| roots.authorities());
+    options.alpn = match (terms.protocol, terms.scheme) {
+        (Protocol::Http1, _) => ALPN::H1,
+        (Protocol::Http2, Scheme::Https) => ALPN::H2H1,
+        (Protocol::Http2, Scheme::Http) => ALPN::H2,
+    };
+    options.max_h2_streams = match terms.protocol {
+        Protocol::Http1 => 1,
+        Protocol::Http2 => H2_STREAMS,
+    };
+    options.h2_ping_interval = (terms.protocol == Protocol::Http2).then_some(H2_PING);
+    // A peer that vanished without a word is noticed by the kernel, also on connections in the pool.
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: Duration::from_secs(15),
+        interval: Duration::from_secs(5),
+        count: 3,
+        user_timeout: Duration::from_secs(30),
+    });
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
+    options.tracer = Some(Tracer(Box::new(OpenGauge(open))));
+    peer
+}
+
+/// Equal terms of one route in one generation give equal groups; everything that Pingora's own hash leaves out is in it.
+fn group(name: &str, terms: &Terms, generation: u64) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (name, generation, terms.verify, terms.protocol, &terms.sni).hash(&mut hasher);
+    terms.roots.as_ref().map(|roots| roots.identity()).hash(&mut hasher);
+    (terms.keepalive == Keepalive::Off).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Smooth weighted round robin, written out: an endpoint's turns are spread evenly over the round.
+fn schedule(endpoints: &[Endpoint]) -> Vec<u16> {
+    let divisor = endpoints.iter().map(|e| e.weight).fold(0, greatest_common_divisor).max(1);
+    let weights: Vec<i64> = endpoints.iter().map(|e| i64::from(e.weight / divisor)).collect();
+    let total: i64 = weights.iter().sum();
+    let mut current = vec![0; weights.len()];
+    let mut round = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
+    for _ in 0..total {
+        current.iter_mut().zip(&weights).for_each(|(current, weight)| *current += weight);
+        let Some(best) = (0..current.len()).max_by_key(|i| (current[*i], std::cmp::Reverse(*i))) else {
+            break;
+        };
+        current[best] -= total;
+        round.extend(u16::try_from(best));
+    }
+    round
+}
+
+fn greatest_common_divisor(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Counts open connections exactly: from the TCP connect until the stream is dropped, wherever that happens.
+#[derive(Debug)]
+struct OpenGauge(IntGauge);
+
+impl Tracing for OpenGauge {
+    fn on_connected(&self) {
+        self.0.inc();
+    }
+
+    fn on_disconnected(&self) {
+        self.0.dec();
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(OpenGauge(self.0.clone()))
+    }
+}
+
+const OVERFLOW_GROUP: u64 = 0;
+/// Surplus connections of a burst serve the burst and are gone soon after.
+const OVERFLOW_IDLE: Duration = Duration::from_millis(300);
+/// A WebSocket may be silent for this long on either side.
+const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
+const H2_STREAMS: usize = 100;
+const H2_PING: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn rounds(weights: &[u32], expected: &[u16]) {
+        let endpoints: Vec<_> = weights
+            .iter()
+            .map(|weight| Endpoint { address: HostPort::parse("a:1", None).unwrap(), weight: *weight })
+            .collect();
+        assert_eq!(schedule(&endpoints), expected);
+    }
+
+    #[test]
+    fn weights_are_spread_over_the_round() {
+        rounds(&[1], &[0]);
+        rounds(&[7], &[0]);
+        rounds(&[1, 1], &[0, 1]);
+        rounds(&[2, 1], &[0, 1, 0]);
+        rounds(&[4, 2], &[0, 1, 0]);
+        rounds(&[5, 1, 1], &[0, 0, 1, 0, 2, 0, 0]);
+    }
 }

@@ -53,6 +53,12 @@ impl Roots {
     }
 }
 
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}
+
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Roots({}, {} certificates)", self.path.display(), self.authorities.len())

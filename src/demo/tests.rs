@@ -1,0 +1,299 @@
+//! The servers over real sockets, spoken to with a client that knows nothing but bytes.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// `guest:demo-key`
+const GOOD: &str = "Basic Z3Vlc3Q6ZGVtby1rZXk=";
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+/// One request on a connection of its own.
+async fn send(to: SocketAddr, method: &str, target: &str, headers: &[&str], body: &str) -> Answer {
+    let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
+    for header in headers {
+        request += &format!("{header}\r\n");
+    }
+    request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let received = timeout(PATIENCE, async {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut received = String::new();
+        stream.read_to_string(&mut received).await.unwrap();
+        received
+    });
+    let received = received.await.expect("the server answers and closes");
+    let (head, body) = received.split_once("\r\n\r\n").expect("an answer has a head");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+async fn get(to: SocketAddr, target: &str) -> (u16, String) {
+    let answer = send(to, "GET", target, &[], "").await;
+    (answer.status, answer.body)
+}
+
+async fn invoke(to: SocketAddr, action: &str, body: &str) -> Answer {
+    let target = format!("/api/v1/namespaces/guest/actions/{action}?blocking=true&result=true&timeout=20000");
+    send(to, "POST", &target, &[&format!("Authorization: {GOOD}")], body).await
+}
+
+#[tokio::test]
+async fn a_function_greets_by_the_last_segment() {
+    let functions = start().await.unwrap();
+    for (path, status, body) in [
+        ("/x", 200, "Hello, x!\n"),
+        ("/function-sample", 200, "Hello, function-sample!\n"),
+        ("/default/function-sample", 200, "Hello, World!\n"),
+        ("/default/function-sample/", 200, "Hello, World!\n"),
+        ("/default/function-sample/Ada%20L?u=1", 200, "Hello, Ada L!\n"),
+        ("/default/function-sample/a/b", 404, "404 not found\n"),
+        ("/default/non-existent", 404, "404 not found\n"),
+        ("/default/function-sampler", 404, "404 not found\n"),
+    ] {
+        assert_eq!(get(functions.openfunction, path).await, (status, body.to_owned()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_sees_body_and_credentials() {
+    let functions = start().await.unwrap();
+    let of = functions.openfunction;
+    for path in ["/echo", "/default/test-body"] {
+        assert_eq!(send(of, "POST", path, &[], "test").await.body, "Hello, test!\n");
+    }
+    assert_eq!(send(of, "GET", "/header", &[], "").await.body, "[]");
+    let twice = send(of, "POST", "/header", &["Authorization: one", "authorization: Basic dGVzdDp0ZXN0"], "");
+    assert_eq!(twice.await.body, "[one Basic dGVzdDp0ZXN0]");
+}
+
+#[tokio::test]
+async fn a_slow_function_answers_in_the_end() {
+    let functions = start().await.unwrap();
+    let (status, body) = get(functions.openfunction, "/slow?ms=20").await;
+    assert_eq!((status, body.as_str()), (200, "Answered after 20 ms.\n"));
+}
+
+#[tokio::test]
+async fn all_events_arrive() {
+    let functions = start().await.unwrap();
+    let answer = send(functions.openfunction, "GET", "/events?ms=1", &[], "").await;
+    assert!(answer.head.contains("content-type: text/event-stream"), "{}", answer.head);
+    assert_eq!(answer.body.matches("data: event ").count(), 5);
+    assert!(answer.body.ends_with("0\r\n\r\n"), "the stream ends in order: {}", answer.body);
+}
+
+#[tokio::test]
+async fn the_first_event_does_not_wait_for_the_second() {
+    let functions = start().await.unwrap();
+    let mut stream = TcpStream::connect(functions.openfunction).await.unwrap();
+    stream.write_all(b"GET /events?ms=3600000 HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "data: event 1 of 5\n\n").await;
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_and_closed_when_idle() {
+    let (address, listener) = bind("test").await.unwrap();
+    let server = tokio::spawn(serve::serve(listener, Duration::from_secs(1), openfunction::respond));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for name in ["one", "two"] {
+        let request = format!("GET /{name} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, "!\n").await;
+        assert!(
+            answer.contains("keep-alive: timeout=1\r\n") && answer.ends_with(&format!("Hello, {name}!\n"))
+        );
+    }
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("closed when idle").unwrap();
+    assert!(rest.is_empty(), "nothing is said on the way out: {rest:?}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_http2_preface_is_answered_with_settings() {
+    let functions = start().await.unwrap();
+    let mut stream = TcpStream::connect(functions.openfunction).await.unwrap();
+    let empty_settings = b"\0\0\0\x04\0\0\0\0\0";
+    stream
+        .write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), empty_settings].concat())
+        .await
+        .unwrap();
+    let mut header = [0; 9];
+    timeout(PATIENCE, stream.read_exact(&mut header)).await.expect("a frame arrives").unwrap();
+    assert_eq!(header[3], 4, "a SETTINGS frame: {header:?}");
+}
+
+#[tokio::test]
+async fn dropping_the_functions_ends_their_connections() {
+    let functions = start().await.unwrap();
+    let address = functions.plain;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let head = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(head.contains("keep-alive: timeout=5\r\n"), "{head}");
+    drop(functions);
+    let mut rest = Vec::new();
+    // Whether it ends with a FIN or a reset does not matter.
+    let _ = timeout(Duration::from_secs(3), stream.read_to_end(&mut rest)).await.expect("ends at once");
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn the_plain_server_tells_what_it_saw() {
+    let functions = start().await.unwrap();
+    let answer = send(functions.plain, "PUT", "/a%20b//c?x=1&x=2", &["X-Note: hi"], "payload").await;
+    assert!(answer.body.starts_with("PUT /a%20b//c?x=1&x=2 HTTP/1.1\n"), "{}", answer.body);
+    assert!(
+        answer.body.contains("\nx-note: hi\n") && answer.body.ends_with("\n\npayload"),
+        "{}",
+        answer.body
+    );
+}
+
+#[tokio::test]
+async fn actions_answer_with_their_result() {
+    let functions = start().await.unwrap();
+    for (action, body, status, result) in [
+        ("hello", "", 200, r#"{"hello":"test"}"#),
+        ("hello", r#"{"name":"Ada"}"#, 200, r#"{"hello":"Ada"}"#),
+        ("test-params", r#"{"name": "world"}"#, 200, r#"{"hello":"world"}"#),
+        ("test%2Dparams", "{}", 200, r#"{"hello":"test"}"#),
+        ("pkg/testpkg", "{}", 200, r#"{"hello":"world"}"#),
+        ("test-statuscode", "{}", 200, r#"{"statusCode":407}"#),
+        ("test-headers", "{}", 200, r#"{"headers":{"test":"header"}}"#),
+        ("test-body", "{}", 200, r#"{"body":{"test":"body"}}"#),
+        ("web", r#"{"__ow_method":"get"}"#, 200, r#"{"statusCode":200,"body":{"__ow_method":"get"}}"#),
+        ("slow", r#"{"ms":1}"#, 200, r#"{"slept_ms":1}"#),
+        ("fail", "{}", 502, r#"{"error":"This action always fails."}"#),
+    ] {
+        let answer = invoke(functions.openwhisk, action, body).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, result), "{action}");
+        assert!(answer.head.contains("\r\nx-openwhisk-activation-id: 0"), "{action}: {}", answer.head);
+    }
+}
+
+#[tokio::test]
+async fn the_binary_action_returns_a_png() {
+    use base64::Engine as _;
+    let functions = start().await.unwrap();
+    let answer = invoke(functions.openwhisk, "binary", "").await;
+    let result: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let image = base64::prelude::BASE64_STANDARD.decode(result["body"].as_str().unwrap()).unwrap();
+    assert!(image.starts_with(b"\x89PNG\r\n") && image.ends_with(b"IEND\xaeB`\x82"));
+}
+
+#[tokio::test]
+async fn a_call_that_cannot_be_made_is_refused() {
+    let functions = start().await.unwrap();
+    let good = format!("Authorization: {GOOD}");
+    let hello = "/api/v1/namespaces/guest/actions/hello?blocking=true";
+    for (method, target, header, body, status, reason) in [
+        ("POST", hello, "X-None: 1", "", 401, "needs basic authentication"),
+        ("POST", hello, "Authorization: Basic dGVzdDp0ZXN0", "", 401, "is invalid"),
+        ("POST", hello, "Authorization: Bearer Z3Vlc3Q6ZGVtby1rZXk=", "", 401, "is invalid"),
+        ("GET", hello, good.as_str(), "", 405, "Only POST"),
+        ("POST", hello, good.as_str(), "test=test", 400, "The request content was malformed"),
+        ("POST", hello, good.as_str(), "[1]", 400, "The request content was malformed"),
+        ("POST", "/api/v1/namespaces/guest/actions/gone", good.as_str(), "", 404, "resource does not exist."),
+        ("POST", "/api/v1/namespaces/guest/actions/pkg/hello", good.as_str(), "", 404, "does not exist."),
+        ("POST", "/elsewhere", good.as_str(), "", 404, "The requested resource does not exist."),
+        ("POST", "/api/v1/namespaces/others/actions/hello", good.as_str(), "", 403, "namespace"),
+        ("POST", "/api/v1/namespaces/_/actions/hello?timeout=0", good.as_str(), "", 400, "`timeout`"),
+        ("POST", "/api/v1/namespaces/_/actions/hello?timeout=60001", good.as_str(), "", 400, "`timeout`"),
+    ] {
+        let answer = send(functions.openwhisk, method, target, &[header, "X-Request-Id: t-1"], body).await;
+        let fault: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(answer.status, status, "{target} {header}: {}", answer.body);
+        assert!(fault["error"].as_str().unwrap().contains(reason), "{target}: {fault}");
+        assert_eq!(fault["code"], "t-1", "the caller's request id is the transaction");
+        assert_eq!(answer.head.contains("www-authenticate: basic"), status == 401);
+    }
+}
+
+#[tokio::test]
+async fn an_input_over_the_limit_is_413() {
+    let functions = start().await.unwrap();
+    for (length, status) in [(1 << 20, 200), ((1 << 20) + 1, 413)] {
+        let padding = "x".repeat(length - r#"{"name":""}"#.len());
+        let answer = invoke(functions.openwhisk, "hello", &format!(r#"{{"name":"{padding}"}}"#)).await;
+        assert_eq!(answer.status, status, "{length} bytes");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_finished_is_202() {
+    let functions = start().await.unwrap();
+    let good = format!("Authorization: {GOOD}");
+    for target in [
+        "/api/v1/namespaces/_/actions/slow?blocking=true&result=true&timeout=1",
+        "/api/v1/namespaces/_/actions/hello",
+    ] {
+        let answer = send(functions.openwhisk, "POST", target, &[&good], "").await;
+        let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        let id = body["activationId"].as_str().unwrap();
+        assert_eq!((answer.status, id.len()), (202, 32));
+        assert!(answer.head.contains(&format!("x-openwhisk-activation-id: {id}")));
+    }
+}
+
+#[tokio::test]
+async fn without_result_the_whole_record_is_returned() {
+    let functions = start().await.unwrap();
+    let target = "/api/v1/namespaces/_/actions/hello?blocking=true";
+    let answer = send(functions.openwhisk, "POST", target, &[&format!("Authorization: {GOOD}")], "").await;
+    let record: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(record["response"]["result"]["hello"], "test");
+    assert_eq!(record["response"]["success"], true);
+    assert!(record["end"].as_u64() >= record["start"].as_u64() && record["name"] == "hello");
+}
+
+#[tokio::test]
+async fn every_sample_that_succeeds_has_a_route() {
+    let (listen, admin) = ("127.0.0.1:9080".parse().unwrap(), "127.0.0.1:9180".parse().unwrap());
+    let functions = start().await.unwrap();
+    let config: serde_json::Value = serde_yaml::from_str(&config(&functions, listen, admin)).unwrap();
+    let routes = config["routes"].as_array().unwrap();
+    let mut patterns: Vec<_> = routes.iter().map(|route| route["match"]["path"].as_str().unwrap()).collect();
+    for sample in samples(listen, admin) {
+        let Some((_, path)) = sample.command.split_once("http://127.0.0.1:9080") else {
+            assert!(sample.command.ends_with(" http://127.0.0.1:9180/metrics"), "{}", sample.command);
+            continue;
+        };
+        let path = path.split(['?', '\'']).next().unwrap();
+        let fits = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(prefix) => path.starts_with(prefix),
+            None => path == pattern,
+        };
+        assert_eq!(
+            routes.iter().any(|route| fits(route["match"]["path"].as_str().unwrap())),
+            path != "/nowhere"
+        );
+        patterns.retain(|pattern| !fits(pattern));
+        assert!(banner(listen, admin).contains(&format!("\n{}\n    {}\n", sample.command, sample.answer)));
+    }
+    assert!(patterns.is_empty(), "routes that no sample shows: {patterns:?}");
+}
+
+/// Everything up to and with `end`.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut received = String::new();
+    let reading = async {
+        while !received.contains(end) {
+            let mut chunk = [0; 4096];
+            let count = stream.read(&mut chunk).await.unwrap();
+            assert!(count > 0, "closed before {end:?}: {received}");
+            received.push_str(std::str::from_utf8(&chunk[..count]).unwrap());
+        }
+    };
+    timeout(PATIENCE, reading).await.expect("the answer arrives");
+    received
+}

@@ -1,0 +1,327 @@
+//! OpenWhisk: an action is invoked over the REST API, and its result becomes the answer.
+//!
+//! ```text
+//! GET /hello?name=world HTTP/1.1           POST /api/v1/namespaces/guest/actions/hello?blocking=true&… HTTP/1.1
+//! Host: api.example.com              →     Host: whisk.example.com
+//!                                          Authorization: Basic …
+//!                                          Content-Type: application/json
+//!
+//!                                          {}
+//!
+//! HTTP/1.1 404 Not Found                   HTTP/1.1 200 OK
+//! Content-Type: text/plain           ←     Content-Type: application/json
+//! X-Openwhisk-Activation-Id: 4fa1…         X-Openwhisk-Activation-Id: 4fa1…
+//!
+//! no such page                             {"statusCode":404,"body":"no such page"}
+//! ```
+//!
+//! [`input`] makes what the action is called with, [`answer`] reads what it returned. Nothing of the client's head is sent as a
+//! head: neither its credentials nor its host are meant for the API.
+
+pub mod answer;
+pub mod input;
+mod media;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::{HeaderName, HeaderValue};
+use pingora::http::{RequestHeader, ResponseHeader};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use self::answer::Asked;
+use super::connection::{self, Base, Defaults};
+use super::head::{basic_authorization, set_header};
+use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Target};
+use crate::diag::{Invalid, Scope};
+use crate::error::GatewayError;
+use crate::secrets;
+use crate::uri::{encode_segment, join_path};
+use crate::values::{RawSecret, Scheme, Secret, TargetUri, Written, parse_size};
+
+/// The attributes of the APISIX plugin of the same name, what the action gets to see, and the connection keys.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct Raw {
+    /// The API's URL, like `https://whisk.example.com`
+    pub api_host: String,
+    /// `uuid:key` of the namespace, sent as basic authentication
+    pub service_token: RawSecret,
+    /// The action's namespace; `_` is the one the token belongs to
+    pub namespace: String,
+    /// The action's name
+    pub action: String,
+    /// The action's package, if it is in one
+    pub package: Option<String>,
+    /// Take the action's result only (default), or the whole record of its activation
+    pub result: Option<bool>,
+    /// What the action gets: the `body`, a JSON object (default), or the whole request as a `web` action does
+    pub input: Option<RawInput>,
+    /// The largest request body (default 1MiB)
+    pub max_req_body_size: Option<Written>,
+    /// The largest body of an answer (default 1MiB)
+    pub max_resp_body_size: Option<Written>,
+    #[serde(flatten)]
+    pub connection: connection::Raw,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawInput {
+    Body,
+    Web,
+}
+
+/// One action, invoked with one token.
+#[derive(Debug)]
+pub struct Action {
+    /// The whole request head but for what differs from call to call.
+    head: Box<RequestHeader>,
+    input: Input,
+    asked: Asked,
+    limits: BodyLimits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Body,
+    Web,
+}
+
+impl Buffered for Action {
+    fn limits(&self) -> &BodyLimits {
+        &self.limits
+    }
+
+    fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError> {
+        let body = match self.input {
+            Input::Body => input::object(body)?,
+            Input::Web => input::web(call, req, &body)?,
+        };
+        let id = HeaderValue::from_str(call.request_id).map_err(|_| GatewayError::Internal)?;
+        req.clone_from(&self.head);
+        set_header(req, REQUEST_ID, &id)?;
+        Ok(body)
+    }
+
+    fn open(&self, _: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError> {
+        let answer = answer::read(resp.status, body, self.asked)?;
+        let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 2))
+            .map_err(|_| GatewayError::Internal)?;
+        for (name, value) in answer.headers {
+            head.append_header(name, value).map_err(|_| GatewayError::Internal)?;
+        }
+        if let Some(id) = resp.headers.get(ACTIVATION_ID).filter(|id| is_activation_id(id.as_bytes())) {
+            head.insert_header(ACTIVATION_ID, id).map_err(|_| GatewayError::Internal)?;
+        }
+        if let Some(after) = resp.headers.get(RETRY_AFTER)
+            && !head.headers.contains_key(RETRY_AFTER)
+        {
+            head.insert_header(RETRY_AFTER, after).map_err(|_| GatewayError::Internal)?;
+        }
+        *resp = head;
+        Ok(answer.body)
+    }
+}
+
+pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
+    let Raw {
+        api_host,
+        service_token,
+        namespace,
+        action,
+        package,
+        result,
+        input,
+        max_req_body_size,
+        max_resp_body_size,
+        connection,
+    } = raw;
+
+    let api = scope.key("api_host").accept(parse_api_host(&api_host));
+    if let Some(api) = &api {
+        warn_without_tls(api, &scope.key("api_host"));
+    }
+    let token = secrets::resolve(service_token, &scope.key("service_token"));
+    if let Some(token) = &token {
+        warn_without_colon(token, &scope.key("service_token"));
+    }
+    let name = |key: &str, text: &str| scope.key(key).accept(check_name(text)).map(|()| encode_segment(text));
+    let namespace = name("namespace", &namespace);
+    let action = name("action", &action);
+    let package = match package {
+        None => Some(None),
+        Some(package) => name("package", &package).map(Some),
+    };
+    let limit = |key: &str, written: Option<Written>| match written {
+        None => Some(DEFAULT_BODY),
+        Some(written) => compile_limit(&written, &scope.key(key)),
+    };
+    let request = limit("max_req_body_size", max_req_body_size);
+    let response = limit("max_resp_body_size", max_resp_body_size);
+    let base = api.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
+    let connection = connection::compile(connection, base, DEFAULTS, scope)?;
+
+    let asked = if result.unwrap_or(true) { Asked::Result } else { Asked::Record };
+    let mut target = String::new();
+    let package = package?.map(|package| package + "/").unwrap_or_default();
+    let rest = format!(
+        "api/v1/namespaces/{namespace}/actions/{package}{action}?blocking=true&result={result}&timeout={timeout}",
+        namespace = namespace?,
+        action = action?,
+        result = asked == Asked::Result,
+        timeout = connection.timeout.as_millis(),
+    );
+    join_path(&api?.path, &rest, &mut target);
+    let host = scope.accept(connection.host_header())?;
+    let compiled = Action {
+        head: Box::new(scope.accept(build_head(&target, &host, &token?))?),
+        input: match input {
+            Some(RawInput::Web) => Input::Web,
+            Some(RawInput::Body) | None => Input::Body,
+        },
+        asked,
+        limits: BodyLimits { request: request?, response: response? },
+    };
+    Some(Compiled {
+        platform: "openwhisk",
+        target: Target::Buffered(BufferedTarget::OpenWhisk(compiled)),
+        terms: connection.terms,
+        has_credential: true,
+    })
+}
+
+fn parse_api_host(text: &str) -> Result<TargetUri, Invalid> {
+    let hint = "like `https://whisk.example.com`";
+    let uri: TargetUri = text.parse().map_err(|invalid: Invalid| invalid.hint(hint))?;
+    if uri.query.is_some() {
+        return Err(Invalid::new(format!("`{text}` is not a usable URI: it has a query")).hint(hint));
+    }
+    Ok(uri)
+}
+
+fn warn_without_tls(api: &TargetUri, scope: &Scope<'_>) {
+    let host = api.origin.host.as_str();
+    let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    if api.scheme == Scheme::Http && !is_loopback {
+        scope.warn(
+            "the openwhisk `api_host` has no TLS: the service token can be read on its way",
+            format!("`https://{host}`, if the API can be reached like that"),
+        );
+    }
+}
+
+/// OpenWhisk answers 401 to every call with such a token, and does not say why.
+fn warn_without_colon(token: &Secret, scope: &Scope<'_>) {
+    if !token.expose().contains(':') {
+        scope.warn("the service token has no `:`", "`uuid:key`, as `wsk property get --auth` prints it");
+    }
+}
+
+/// OpenWhisk's own rule for names of namespaces, packages and actions.
+fn check_name(name: &str) -> Result<(), Invalid> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let invalid = |why: &str| {
+        Invalid::new(format!("`{name}` is not a name in OpenWhisk: {why}")).hint(
+            "a letter, digit or `_`, then also `@`, `.`, `-` and, inside, spaces; 256 characters at most",
+        )
+    };
+    let Some(first) = name.chars().next() else { return Err(invalid("it is empty")) };
+    if name.chars().count() > LONGEST_NAME {
+        return Err(invalid("it is longer than 256 characters"));
+    }
+    if name.contains('/') {
+        return Err(invalid("it holds a `/`; namespace, package and action have a key each"));
+    }
+    if !is_word(first) {
+        return Err(invalid("it does not begin with a letter, a digit or `_`"));
+    }
+    if let Some(wrong) = name.chars().find(|c| !is_word(*c) && !"@ .-".contains(*c)) {
+        return Err(invalid(&format!("it holds {wrong:?}")));
+    }
+    if name.ends_with(' ') {
+        return Err(invalid("it ends with a space"));
+    }
+    Ok(())
+}
+
+fn compile_limit(written: &Written, scope: &Scope<'_>) -> Option<usize> {
+    let bytes = scope.accept(parse_size(written))?.0;
+    match usize::try_from(bytes) {
+        Ok(size) if (1..=LARGEST_BODY).contains(&size) => Some(size),
+        _ => {
+            scope.reject_with(format!("the limit is {bytes} bytes"), "1 byte to 1GiB; it is held in memory");
+            None
+        }
+    }
+}
+
+fn build_head(target: &str, host: &HeaderValue, token: &Secret) -> Result<RequestHeader, Invalid> {
+    let build = || {
+        let mut head = RequestHeader::build("POST", target.as_bytes(), Some(8))?;
+        head.insert_header(HOST, host)?;
+        head.insert_header(AUTHORIZATION, basic_authorization(token))?;
+        head.insert_header(CONTENT_TYPE, answer::JSON)?;
+        head.insert_header(ACCEPT, answer::JSON)?;
+        head.insert_header(USER_AGENT, concat!("fngate/", env!("CARGO_PKG_VERSION")))?;
+        Ok(head)
+    };
+    build().map_err(|_: Box<pingora::Error>| Invalid::new(format!("`{target}` cannot be requested")))
+}
+
+/// OpenWhisk's are 32 hexadecimal digits; whatever else arrives is not put into a log.
+fn is_activation_id(id: &[u8]) -> bool {
+    (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
+}
+
+/// Whether a field speaks of one connection only, or of a message's framing, which is not the action's to say or to know.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "expect"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// The fields that a `Connection` header declares hop-by-hop, in lower case.
+fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> Vec<String> {
+    connection
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .map(|name| String::from_utf8_lossy(name).trim().to_ascii_lowercase())
+        .collect()
+}
+
+/// JSON's white space and nothing else.
+fn is_blank(body: &[u8]) -> bool {
+    body.iter().all(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'))
+}
+
+const ACTIVATION_ID: HeaderName = HeaderName::from_static("x-openwhisk-activation-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const LONGEST_NAME: usize = 256;
+
+/// OpenWhisk's own bound for parameters and results.
+const DEFAULT_BODY: usize = 1 << 20;
+const LARGEST_BODY: usize = 1 << 30;
+
+const DEFAULTS: Defaults = Defaults {
+    timeout: Duration::from_secs(60),
+    timeout_range: (Duration::from_millis(1), Duration::from_secs(60)),
+    // When its wait is over, OpenWhisk answers 202 with the activation's id. That answer is worth waiting for.
+    patience: Duration::from_secs(5),
+};
+
+#[cfg(test)]
+mod tests;

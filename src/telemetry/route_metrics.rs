@@ -1,0 +1,491 @@
+//! `RouteMetrics`: what one route counts.
+//!
+//! Resolved once, when a configuration is loaded: counting is an atomic addition, without a lock, a look-up of labels or, after
+//! a combination's first use, an allocation.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::Method;
+use prometheus::core::Metric as _;
+use prometheus::proto::{Metric, MetricType};
+use prometheus::{Histogram, HistogramOpts};
+
+use super::metrics::Family;
+use crate::error::{CREDENTIAL_REFUSED, GatewayError};
+
+pub struct RouteMetrics {
+    name: String,
+    platform: String,
+    /// By method.
+    requests: [ByStatus; METHODS.len()],
+    /// In the order of `FAILURE_CODES`.
+    failures: [AtomicU64; FAILURE_CODES.len()],
+    retries: [AtomicU64; Retry::ALL.len()],
+    dialled: AtomicU64,
+    reused: AtomicU64,
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+    in_flight: Level,
+    connections_open: Level,
+    duration: Histogram,
+    overhead: Histogram,
+    connect: Histogram,
+    first_byte: Histogram,
+}
+
+/// Why a request was sent once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// The reused connection was gone before the first byte of an answer.
+    StaleConnection,
+    /// No connection could be made; another address is tried.
+    Connect,
+}
+
+/// How a request ended, as far as it is counted.
+#[derive(Debug)]
+pub struct End<'a> {
+    pub method: &'a Method,
+    /// What the client got, or what stands in the access log when it got nothing.
+    pub status: u16,
+    pub total: Duration,
+    /// The part of `total` that was ours, not the function's.
+    pub overhead: Duration,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+}
+
+impl RouteMetrics {
+    pub(super) fn new(name: &str, platform: &str) -> Self {
+        let histogram = |family: &Family, buckets: &[f64]| {
+            let opts =
+                HistogramOpts::from(family.opts().const_label("route", name)).buckets(buckets.to_vec());
+            Histogram::with_opts(opts).expect("names and buckets are fixed and valid")
+        };
+        RouteMetrics {
+            name: name.to_owned(),
+            platform: platform.to_owned(),
+            requests: Default::default(),
+            failures: Default::default(),
+            retries: Default::default(),
+            dialled: AtomicU64::default(),
+            reused: AtomicU64::default(),
+            request_bytes: AtomicU64::default(),
+            response_bytes: AtomicU64::default(),
+            in_flight: Level::default(),
+            connections_open: Level::default(),
+            duration: histogram(&DURATION, &CALL_BUCKETS),
+            overhead: histogram(&OVERHEAD, &OVERHEAD_BUCKETS),
+            connect: histogram(&CONNECT, &CONNECT_BUCKETS),
+            first_byte: histogram(&FIRST_BYTE, &CALL_BUCKETS),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn platform(&self) -> &str {
+        &self.platform
+    }
+
+    /// A request is in flight as long as the result lives.
+    pub fn begin(&self) -> Held {
+        self.in_flight.hold()
+    }
+
+    /// Once for every request, however it ended.
+    pub fn end(&self, end: &End<'_>) {
+        self.requests[method_index(end.method)].add(end.status);
+        self.duration.observe(end.total.as_secs_f64());
+        self.overhead.observe(end.overhead.as_secs_f64());
+        self.request_bytes.fetch_add(end.request_bytes, Relaxed);
+        self.response_bytes.fetch_add(end.response_bytes, Relaxed);
+    }
+
+    pub fn failed(&self, error: &GatewayError) {
+        self.count_failure(error.code());
+    }
+
+    /// The function answered 401 or 403 to a credential of ours.
+    pub fn credential_refused(&self) {
+        self.count_failure(CREDENTIAL_REFUSED);
+    }
+
+    pub fn retried(&self, reason: Retry) {
+        self.retries[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A new connection was made, with TLS where that belongs to it.
+    pub fn dialled(&self, took: Duration) {
+        self.dialled.fetch_add(1, Relaxed);
+        self.connect.observe(took.as_secs_f64());
+    }
+
+    /// A connection from the pool was taken.
+    pub fn reused(&self) {
+        self.reused.fetch_add(1, Relaxed);
+    }
+
+    /// An upstream connection is open as long as the result lives.
+    pub fn connection_opened(&self) -> Held {
+        self.connections_open.hold()
+    }
+
+    /// From the request's departure to the first byte of the function's answer.
+    pub fn first_byte(&self, took: Duration) {
+        self.first_byte.observe(took.as_secs_f64());
+    }
+
+    fn count_failure(&self, code: &str) {
+        // Every code has its place, see the test; the search is short and only failures pay for it.
+        if let Some(index) = FAILURE_CODES.iter().position(|known| *known == code) {
+            self.failures[index].fetch_add(1, Relaxed);
+        }
+    }
+
+    fn collect_requests(&self, family: &Family, into: &mut Vec<Metric>) {
+        for (method, by_status) in METHODS.iter().zip(&self.requests) {
+            by_status.each(|code, count| {
+                into.push(family.counter(&[&self.name, &self.platform, method, code], count));
+            });
+        }
+    }
+}
+
+impl std::fmt::Debug for RouteMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RouteMetrics").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A level that goes up and down.
+#[derive(Default)]
+struct Level(Arc<AtomicI64>);
+
+impl Level {
+    fn hold(&self) -> Held {
+        self.0.fetch_add(1, Relaxed);
+        Held(self.0.clone())
+    }
+
+    fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Keeps a level up by one until it is dropped.
+#[derive(Debug)]
+#[must_use = "the level falls when this is dropped"]
+pub struct Held(Arc<AtomicI64>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Counters of the statuses 100 to 599 and of whatever else there may be. The hundred counters of a class come into being with
+/// its first answer, because most routes only ever see two or three classes with one method.
+#[derive(Default)]
+struct ByStatus {
+    classes: [OnceLock<Box<[AtomicU64; 100]>>; 5],
+    other: AtomicU64,
+}
+
+impl ByStatus {
+    fn add(&self, status: u16) {
+        let (class, rest) = (usize::from(status / 100), usize::from(status % 100));
+        let counter = match class.checked_sub(1).and_then(|class| self.classes.get(class)) {
+            Some(class) => &class.get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]))[rest],
+            None => &self.other,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Calls `visit` with every status that was seen.
+    fn each(&self, mut visit: impl FnMut(&str, u64)) {
+        for (class, counters) in self.classes.iter().enumerate() {
+            for (rest, counter) in counters.get().into_iter().flat_map(|counters| counters.iter().enumerate())
+            {
+                match counter.load(Relaxed) {
+                    0 => {}
+                    count => visit(&((class + 1) * 100 + rest).to_string(), count),
+                }
+            }
+        }
+        match self.other.load(Relaxed) {
+            0 => {}
+            count => visit(OTHER, count),
+        }
+    }
+}
+
+impl Retry {
+    const ALL: [Retry; 2] = [Retry::StaleConnection, Retry::Connect];
+
+    /// The label, also the word for logs.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Retry::StaleConnection => "stale_connection",
+            Retry::Connect => "connect",
+        }
+    }
+}
+
+fn method_index(method: &Method) -> usize {
+    METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
+}
+
+/// The closed sets.
+const OTHER: &str = "other";
+const METHODS: [&str; 10] =
+    ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
+const STATUSES: usize = 501;
+const FAILURE_CODES: [&str; 22] = [
+    "no_route",
+    "method_not_allowed",
+    "bad_request",
+    "bad_path",
+    "body_too_large",
+    "headers_too_large",
+    "unsupported_coding",
+    "request_timeout",
+    "upstream_connect",
+    "upstream_tls",
+    "upstream_resolve",
+    "upstream_timeout",
+    "connect_timeout",
+    "deadline",
+    "upstream_reset",
+    "upstream_protocol",
+    "bad_envelope",
+    "overloaded",
+    "draining",
+    "client_gone",
+    "internal",
+    CREDENTIAL_REFUSED,
+];
+
+/// Seconds. Functions answer in half a millisecond or in a quarter of an hour.
+const CALL_BUCKETS: [f64; 20] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    300.0, 600.0, 900.0,
+];
+const OVERHEAD_BUCKETS: [f64; 13] =
+    [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
+const CONNECT_BUCKETS: [f64; 15] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// A histogram has a series for each bucket, for +Inf, for the sum and for the count.
+const fn histogram_series(buckets: usize) -> usize {
+    buckets + 3
+}
+
+/// What each route shows, and how.
+pub(super) static FAMILIES: [RouteFamily; 12] = [
+    RouteFamily {
+        family: Family {
+            name: "http_requests_total",
+            help: "Requests by route, method and status, however they ended.",
+            kind: MetricType::COUNTER,
+            labels: &["route", "platform", "method", "code"],
+            series: METHODS.len() * STATUSES,
+        },
+        collect: RouteMetrics::collect_requests,
+    },
+    RouteFamily {
+        family: Family {
+            name: "failures_total",
+            help: "Requests that the gateway refused or could not finish, by reason.",
+            kind: MetricType::COUNTER,
+            labels: &["route", "code"],
+            series: FAILURE_CODES.len(),
+        },
+        collect: |route, family, into| {
+            for (code, count) in FAILURE_CODES.iter().zip(&route.failures) {
+                into.push(family.counter(&[&route.name, code], count.load(Relaxed)));
+            }
+        },
+    },
+    RouteFamily {
+        family: Family {
+            name: "retries_total",
+            help: "Requests that were sent to the function once more, by reason.",
+            kind: MetricType::COUNTER,
+            labels: &["route", "reason"],
+            series: Retry::ALL.len(),
+        },
+        collect: |route, family, into| {
+            for (reason, count) in Retry::ALL.iter().zip(&route.retries) {
+                into.push(family.counter(&[&route.name, reason.reason()], count.load(Relaxed)));
+            }
+        },
+    },
+    RouteFamily {
+        family: Family {
+            name: "upstream_connections_total",
+            help: "Connections that requests got, by whether they were new.",
+            kind: MetricType::COUNTER,
+            labels: &["route", "result"],
+            series: 2,
+        },
+        collect: |route, family, into| {
+            into.push(family.counter(&[&route.name, "dialled"], route.dialled.load(Relaxed)));
+            into.push(family.counter(&[&route.name, "reused"], route.reused.load(Relaxed)));
+        },
+    },
+    RouteFamily {
+        family: Family {
+            name: "upstream_connections_open",
+            help: "Connections to the function that are open now.",
+            kind: MetricType::GAUGE,
+            labels: &["route"],
+            series: 1,
+        },
+        collect: |route, family, into| {
+            into.push(family.gauge(&[&route.name], route.connections_open.get()));
+        },
+    },
+    RouteFamily {
+        family: Family {
+            name: "requests_in_flight",
+            help: "Requests that are under way now.",
+            kind: MetricType::GAUGE,
+            labels: &["route"],
+            series: 1,
+        },
+        collect: |route, family, into| into.push(family.gauge(&[&route.name], route.in_flight.get())),
+    },
+    RouteFamily {
+        family: Family {
+            name: "request_bytes_total",
+            help: "Bytes of request bodies received from clients.",
+            kind: MetricType::COUNTER,
+            labels: &["route"],
+            series: 1,
+        },
+        collect: |route, family, into| {
+            into.push(family.counter(&[&route.name], route.request_bytes.load(Relaxed)));
+        },
+    },
+    RouteFamily {
+        family: Family {
+            name: "response_bytes_total",
+            help: "Bytes of response bodies sent to clients.",
+            kind: MetricType::COUNTER,
+            labels: &["route"],
+            series: 1,
+        },
+        collect: |route, family, into| {
+            into.push(family.counter(&[&route.name], route.response_bytes.load(Relaxed)));
+        },
+    },
+    RouteFamily { family: DURATION, collect: |route, _, into| into.push(route.duration.metric()) },
+    RouteFamily { family: OVERHEAD, collect: |route, _, into| into.push(route.overhead.metric()) },
+    RouteFamily { family: CONNECT, collect: |route, _, into| into.push(route.connect.metric()) },
+    RouteFamily { family: FIRST_BYTE, collect: |route, _, into| into.push(route.first_byte.metric()) },
+];
+
+pub(super) struct RouteFamily {
+    pub(super) family: Family,
+    /// Adds the route's series of the family.
+    pub(super) collect: fn(&RouteMetrics, &Family, &mut Vec<Metric>),
+}
+
+const DURATION: Family = Family {
+    name: "http_request_duration_seconds",
+    help: "From a request's head to the end of its answer.",
+    kind: MetricType::HISTOGRAM,
+    labels: &["route"],
+    series: histogram_series(CALL_BUCKETS.len()),
+};
+const OVERHEAD: Family = Family {
+    name: "gateway_overhead_seconds",
+    help: "The gateway's own share of a request: its duration less the function's.",
+    kind: MetricType::HISTOGRAM,
+    labels: &["route"],
+    series: histogram_series(OVERHEAD_BUCKETS.len()),
+};
+const CONNECT: Family = Family {
+    name: "upstream_connect_seconds",
+    help: "Time that a new connection took, TLS included.",
+    kind: MetricType::HISTOGRAM,
+    labels: &["route"],
+    series: histogram_series(CONNECT_BUCKETS.len()),
+};
+const FIRST_BYTE: Family = Family {
+    name: "upstream_first_byte_seconds",
+    help: "From a request's departure to the first byte of the function's answer.",
+    kind: MetricType::HISTOGRAM,
+    labels: &["route"],
+    series: histogram_series(CALL_BUCKETS.len()),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails to compile when a reason is added, and to pass when it has no place in the table.
+    #[test]
+    fn every_reason_has_a_counter() {
+        use GatewayError::*;
+        let next = |error: &GatewayError| match error {
+            NoRoute => Some(MethodNotAllowed("GET".into())),
+            MethodNotAllowed(_) => Some(BadRequest("x")),
+            BadRequest(_) => Some(BadPath),
+            BadPath => Some(BodyTooLarge),
+            BodyTooLarge => Some(HeadersTooLarge),
+            HeadersTooLarge => Some(UnsupportedCoding),
+            UnsupportedCoding => Some(RequestTimeout),
+            RequestTimeout => Some(UpstreamConnect),
+            UpstreamConnect => Some(UpstreamTls),
+            UpstreamTls => Some(UpstreamResolve),
+            UpstreamResolve => Some(UpstreamTimeout),
+            UpstreamTimeout => Some(ConnectTimeout),
+            ConnectTimeout => Some(Deadline),
+            Deadline => Some(UpstreamReset),
+            UpstreamReset => Some(UpstreamProtocol),
+            UpstreamProtocol => Some(BadEnvelope("x")),
+            BadEnvelope(_) => Some(Overloaded),
+            Overloaded => Some(Draining),
+            Draining => Some(ClientGone),
+            ClientGone => Some(Internal),
+            Internal => None,
+        };
+        let errors: Vec<_> = std::iter::successors(Some(NoRoute), next).collect();
+        let route = RouteMetrics::new("hello", "http");
+        errors.iter().for_each(|error| route.failed(error));
+        route.credential_refused();
+
+        assert_eq!(errors.len() + 1, FAILURE_CODES.len());
+        for (code, count) in FAILURE_CODES.iter().zip(&route.failures) {
+            assert_eq!(count.load(Relaxed), 1, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_level_falls_when_it_is_let_go() {
+        let route = RouteMetrics::new("hello", "http");
+        let (first, second) = (route.begin(), route.begin());
+        assert_eq!(route.in_flight.get(), 2);
+        drop(first);
+        assert_eq!(route.in_flight.get(), 1);
+        drop(second);
+        assert_eq!(route.in_flight.get(), 0);
+    }
+
+    #[test]
+    fn statuses_outside_of_http_are_counted_too() {
+        let seen = ByStatus::default();
+        [0, 99, 100, 200, 200, 599, 600, 999].into_iter().for_each(|status| seen.add(status));
+
+        let mut counts = Vec::new();
+        seen.each(|code, count| counts.push((code.to_owned(), count)));
+
+        let expected = [("100", 1), ("200", 2), ("599", 1), ("other", 4)];
+        assert_eq!(counts, expected.map(|(code, count)| (code.to_owned(), count)));
+    }
+}
