@@ -410,7 +410,7 @@ fn hint_for_key(key: &str, known: &Known, outer: Option<&Known>) -> String {
 /// Keys that other gateways, or YAML itself, know and that have another form here.
 const KNOWN_ELSEWHERE: [(&str, &str); 4] = [
     ("<<", "merge keys are not supported; `defaults` holds what targets have in common"),
-    ("max_req_body_size", "it has no counterpart on a target; `limits.body` bounds every request's body"),
+    ("max_req_body_size", "bodies stream through; `limits.body` bounds those of all requests"),
     ("uri", "a route's path is `match.path`"),
     ("upstream", "where a route leads is its `target`"),
 ];
