@@ -3,6 +3,8 @@
 //! Looking has no side effects, and nothing shown here is a secret. Whoever looks slowly or not at all holds neither a lock nor,
 //! for long, a connection. Web pages cannot look: see `Admin::refuse_browsers`.
 
+pub mod inquiry;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -159,6 +161,8 @@ struct Config {
 #[derive(Clone)]
 struct Reload {
     at: SystemTime,
+    /// Of the configuration that was tried, when it could be compiled.
+    hash: Option<String>,
     /// Empty: it succeeded.
     faults: Vec<String>,
 }
@@ -182,18 +186,20 @@ impl Status {
         let at = SystemTime::now();
         self.change(|standing| {
             standing.config = Some(Config { hash: hash.to_owned(), generation });
-            standing.last_reload = Some(Reload { at, faults: Vec::new() });
+            standing.last_reload = Some(Reload { at, hash: Some(hash.to_owned()), faults: Vec::new() });
         });
     }
 
     /// The faults as place and message, without the lines of the file: those may hold a secret.
-    pub fn reload_failed(&self, faults: impl IntoIterator<Item = String>) {
+    pub fn reload_failed(&self, hash: Option<&str>, faults: impl IntoIterator<Item = String>) {
         let at = SystemTime::now();
         let mut faults: Vec<_> = faults.into_iter().take(MAX_FAULTS).collect();
         if faults.is_empty() {
             faults.push("the reload failed".to_owned());
         }
-        self.change(|standing| standing.last_reload = Some(Reload { at, faults: faults.clone() }));
+        self.change(|standing| {
+            standing.last_reload = Some(Reload { at, hash: hash.map(str::to_owned), faults: faults.clone() });
+        });
     }
 
     pub fn is_ready(&self) -> bool {
@@ -231,6 +237,7 @@ impl Standing {
             json!({
                 "result": if reload.faults.is_empty() { "success" } else { "failure" },
                 "time": telemetry::rfc3339(reload.at),
+                "config_hash": reload.hash,
                 "faults": reload.faults,
             })
         });

@@ -16,7 +16,7 @@ use pingora::server::configuration::ServerConf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin;
+use crate::admin::{Admin, Status};
 use crate::downstream::{Front, HeadLimits, Observer, Terms};
 use crate::gateway::Gateway;
 use crate::listen::Inherited;
@@ -93,14 +93,16 @@ impl App {
 
         let (shutdown, stopping) = watch::channel(false);
         let front = Front::new(Arc::new(proxy), terms(&snapshot.load(), &observer), stopping);
+        let mut addresses = Vec::new();
         let mut identities = Vec::new();
         let mut accepting = tokio::task::JoinSet::new();
         for (listener, tls) in listeners {
             let acceptor = tls.as_ref().map(|identities| Arc::new(acceptor(Arc::clone(identities))));
+            addresses.extend(listener.local_addr());
             identities.push(tls);
             accepting.spawn(Arc::clone(&front).serve(listener, acceptor));
         }
-        let status = admin::Status::new();
+        let status = Arc::new(Status::default());
         let reloader = Reloader {
             path,
             resolver,
@@ -115,18 +117,27 @@ impl App {
             }),
         };
         reloader.report_certificates(&snapshot.load());
-        status.loaded(&snapshot.load());
-        tokio::spawn(admin::serve(admin, metrics, Arc::clone(&status), Arc::clone(&snapshot)));
+        status.config_loaded(&snapshot.load().hash, snapshot.load().generation);
+        let admin_page = Admin {
+            metrics,
+            status: Arc::clone(&status),
+            routes: Box::new({
+                let snapshot = Arc::clone(&snapshot);
+                move || snapshot.load().document()
+            }),
+            host_name: None,
+        };
+        tokio::spawn(admin_page.serve(admin));
         let reloading = tokio::spawn(reload::watch(reloader, files));
         reopen_on_signal(access_log.clone())?;
         feed_watchdog();
 
-        status.set_ready(true);
+        status.bound(&addresses);
         notify_ready(&snapshot.load());
         wait_for_stop(&mut accepting).await?;
 
         log::info!("stopping");
-        status.set_ready(false);
+        status.draining();
         notify(&[sd_notify::NotifyState::Stopping]);
         reloading.abort();
         let grace = snapshot.load().settings.shutdown_grace;
@@ -136,7 +147,9 @@ impl App {
             0 => log::info!("stopped"),
             cut => log::warn!("stopped; {cut} connections were cut at the end of shutdown_grace"),
         }
-        access_log.flush(LOG_FLUSH);
+        if !access_log.flush(LOG_FLUSH) {
+            log::warn!("lines of the access log were lost: its sink did not take them in time");
+        }
         Ok(())
     }
 }

@@ -8,13 +8,14 @@ use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http::Method;
 
+use crate::admin::inquiry;
 use crate::app::App;
 use crate::config::{self, Loaded, Style};
+use crate::demo;
 use crate::routing::{RouteTable, Verdict};
 use crate::snapshot::{Plan, Route};
 use crate::telemetry::{self, service_log};
 use crate::values::Written;
-use crate::{admin, demo};
 
 /// The function gateway: a reverse proxy in front of serverless functions.
 #[derive(Parser)]
@@ -167,7 +168,8 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
         match plan {
             None => outcome = Outcome::ConfigurationFault,
             Some(plan) if args.running => {
-                if let Err(reason) = admin::await_configuration(plan.settings.admin, &plan.hash, args.within)
+                if let Err(reason) =
+                    inquiry::await_configuration(plan.settings.admin, &plan.hash, args.within)
                 {
                     eprintln!("fngate: {}: {reason:#}", file.display());
                     outcome = Outcome::No;

@@ -77,7 +77,7 @@ impl Reloader {
         let path = self.path.clone();
         let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
         let Ok(config::Loaded { plan, report, files }) = loaded else {
-            self.refused(None, "the configuration's loader panicked; this is a bug");
+            self.refused(None, vec!["the configuration's loader panicked; this is a bug".to_owned()]);
             return vec![self.path.clone()];
         };
         match plan {
@@ -87,11 +87,11 @@ impl Reloader {
                 Some(key) => {
                     let reason =
                         format!("`{key}` changed, which takes a restart; the running configuration stays");
-                    self.refused(Some(&plan.hash), &reason);
+                    self.refused(Some(&plan.hash), vec![reason]);
                 }
                 None => self.swap(plan, &running).await,
             },
-            None => self.refused(None, &report.render(config::Style::Plain)),
+            None => self.refused(None, report.findings().iter().map(ToString::to_string).collect()),
         }
         files
     }
@@ -113,19 +113,22 @@ impl Reloader {
         self.snapshot.store(Arc::clone(&snapshot));
 
         self.metrics.reload_succeeded(&snapshot.hash);
-        self.status.loaded(&snapshot);
+        self.status.reload_succeeded(&snapshot.hash, snapshot.generation);
         let outcome = format!("serving {} routes, reloaded", snapshot.routes.values().count());
         log::info!("{outcome} (configuration {})", snapshot.hash);
         tell_manager(&[NotifyState::Ready, NotifyState::Status(&outcome)]);
     }
 
     /// `hash` is that of the refused configuration, when it could be read.
-    fn refused(&self, hash: Option<&str>, reason: &str) {
-        log::error!("the reload was refused, the running configuration stays:\n{reason}");
+    fn refused(&self, hash: Option<&str>, faults: Vec<String>) {
+        log::error!("the reload was refused, the running configuration stays");
+        for fault in &faults {
+            log::error!("{fault}");
+        }
+        let first = faults.first().map_or("", String::as_str);
+        tell_manager(&[NotifyState::Ready, NotifyState::Status(&format!("reload refused: {first}"))]);
         self.metrics.reload_failed();
-        self.status.refused(hash, reason);
-        let first_line = reason.lines().next().unwrap_or_default();
-        tell_manager(&[NotifyState::Ready, NotifyState::Status(&format!("reload refused: {first_line}"))]);
+        self.status.reload_failed(hash, faults);
     }
 
     pub fn report_certificates(&self, snapshot: &Snapshot) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
@@ -123,4 +124,24 @@ impl Snapshot {
             }
         }
     }
+    /// The compiled table, as `/routes` shows it: where requests go, and nothing secret.
+    pub fn document(&self) -> Value {
+        let routes = self.routes.matchers().map(|(matcher, function)| {
+            let terms = function.upstream.terms();
+            json!({
+                "name": function.route,
+                "platform": function.platform,
+                "hosts": texts(&matcher.hosts),
+                "path": matcher.path.to_string(),
+                "methods": matcher.methods.as_ref().map(|methods| texts(methods)),
+                "priority": matcher.priority,
+                "endpoints": terms.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect::<Vec<_>>(),
+            })
+        });
+        json!({ "generation": self.generation, "config_hash": self.hash, "routes": routes.collect::<Vec<_>>() })
+    }
+}
+
+fn texts(items: &[impl ToString]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
 }

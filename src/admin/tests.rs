@@ -96,7 +96,7 @@ async fn readiness_needs_listeners_and_a_configuration_and_ends_with_draining() 
     assert_eq!(readiness().await, (503, "starting\n".to_owned()));
     server.status.bound(&["0.0.0.0:9080".parse().unwrap()]);
     assert_eq!(readiness().await, (200, "ready\n".to_owned()));
-    server.status.reload_failed(["routes[0]: wrong".to_owned()]);
+    server.status.reload_failed(None, ["routes[0]: wrong".to_owned()]);
     assert_eq!(readiness().await, (200, "ready\n".to_owned()), "the old configuration serves on");
     server.status.draining();
     assert_eq!(readiness().await, (503, "draining\n".to_owned()));
@@ -114,7 +114,7 @@ async fn verbose_readiness_tells_how_the_last_reload_went() {
                 "generation": 1, "last_reload": null })
     );
 
-    server.status.reload_failed((0..100).map(|fault| format!("fngate.yaml:{fault}: wrong")));
+    server.status.reload_failed(None, (0..100).map(|fault| format!("fngate.yaml:{fault}: wrong")));
     document = server.get("/readyz?verbose=1").await.json();
     assert_eq!(document["config_hash"], "abc");
     assert_eq!(document["last_reload"]["result"], "failure");

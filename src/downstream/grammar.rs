@@ -63,7 +63,7 @@ pub(super) const BARE_CR: Refusal = bad("There is a CR without LF.");
 pub(super) const TOKEN: u8 = 1;
 /// Bytes of a field value: visible ASCII, blank, tab and the opaque bytes from 0x80.
 pub(super) const VALUE: u8 = 2;
-/// Bytes of a request target: visible ASCII, less what starts a fragment or stands for a slash elsewhere.
+/// Bytes of a request target: visible ASCII, less what starts a fragment. A `\` is for the path rules to refuse, by its own name.
 pub(super) const TARGET: u8 = 4;
 /// Bytes of a host name.
 const HOST: u8 = 8;
@@ -99,7 +99,7 @@ const CLASSES: [u8; 256] = {
         if byte == b'\t' || (byte >= b' ' && byte != 0x7f) {
             class |= VALUE;
         }
-        if byte > b' ' && byte < 0x7f && byte != b'#' && byte != b'\\' {
+        if byte > b' ' && byte < 0x7f && byte != b'#' {
             class |= TARGET;
         }
         if alphanumeric || matches!(byte, b'-' | b'.' | b'_' | b'~') {

@@ -22,8 +22,9 @@ use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
@@ -62,6 +63,12 @@ pub struct Wire {
     gone: bool,
     /// Set through a shared reference, by the task that also reads and writes.
     done: AtomicBool,
+    /// When the function has to have answered, in microseconds after `born`; 0 is never. Set like `done`.
+    expires: AtomicU64,
+    expired: bool,
+    born: Instant,
+    /// The client has closed its side while it waits for an answer; when that is taken for leaving.
+    leaves: Option<Instant>,
     /// Start of the current wait: for a first byte, then for the rest of the head.
     since: Instant,
     alarm: Alarm,
@@ -105,6 +112,10 @@ impl Wire {
             refusal: None,
             gone: false,
             done: AtomicBool::new(false),
+            expires: AtomicU64::new(0),
+            expired: false,
+            born: Instant::now(),
+            leaves: None,
             since: Instant::now(),
             alarm: Alarm::default(),
         }
@@ -117,7 +128,22 @@ impl Wire {
 
     /// The answer to the current request is written: once its body is read to its end, the next head may come.
     pub fn request_done(&self) {
+        self.expires.store(0, Ordering::Relaxed);
         self.done.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the wait for the function at this time, by a failed read: Pingora's own time-outs start anew with every byte, and
+    /// it watches the client for as long as it waits.
+    pub fn expire_at(&self, at: Option<Instant>) {
+        let micros = at.map_or(0, |at| {
+            u64::try_from(at.duration_since(self.born).as_micros()).unwrap_or(u64::MAX).max(1)
+        });
+        self.expires.store(micros, Ordering::Relaxed);
+    }
+
+    /// Whether a read failed because that time had come.
+    pub fn has_expired(&self) -> bool {
+        self.expired
     }
 
     /// Why the body could not be read on, when that is the cause of a failed read.
@@ -269,7 +295,10 @@ impl Wire {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(self.poll_inner(cx, buf))?;
+        match self.poll_inner(cx, buf) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => return self.poll_expiry(cx),
+        }
         let fresh = &buf.filled()[before..];
         let used = match self.body.take(fresh) {
             Ok(used) => used,
@@ -293,11 +322,32 @@ impl Wire {
     /// The request is read to its end and not answered yet: all that may be seen is the client leaving. Bytes of a next
     /// request are put aside, once; after that nothing is read, so that a client cannot make us hold its whole pipeline.
     fn poll_away(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() && ready!(self.poll_hold(cx))? == 0 {
+        if self.held.is_empty()
+            && self.leaves.is_none()
+            && let Poll::Ready(read) = self.poll_hold(cx)
+            && read? == 0
+        {
+            // It may only have said all it had to say (RFC 9112 section 9.6). Nothing tells that from leaving, but time.
+            self.leaves = Some(Instant::now() + HALF_CLOSE);
+        }
+        if let Some(at) = self.leaves
+            && self.alarm.poll(cx, at).is_ready()
+        {
             return Poll::Ready(Ok(()));
         }
-        // Nobody needs to be woken: the reader asks again when the answer is done, or never.
-        Poll::Pending
+        // But for the expiry nobody needs to be woken: the reader asks again when the answer is done, or never.
+        self.poll_expiry(cx)
+    }
+
+    fn poll_expiry(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let micros = *self.expires.get_mut();
+        if micros == 0 {
+            return Poll::Pending;
+        }
+        ready!(self.alarm.poll(cx, self.born + Duration::from_micros(micros)));
+        self.expired = true;
+        self.stage = Stage::Closed;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_tunnel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -432,6 +482,8 @@ const INNER: &str = "the inner stream is taken only by drop";
 const TOO_SLOW: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
 const HOLD_STEP: usize = 4 * 1024;
+/// How long a client that closed its side is still waited for. Longer than tools wait that send, half-close and read.
+const HALF_CLOSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

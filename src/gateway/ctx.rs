@@ -60,6 +60,8 @@ pub(super) struct Attempts {
     pub(super) first_began: Option<Instant>,
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
+    /// 1xx answers of the current attempt.
+    pub(super) interim: u32,
     /// When the function's answer was complete, or the attempt failed.
     pub(super) ended: Option<Instant>,
 }
@@ -130,6 +132,7 @@ impl Attempts {
         self.first_began.get_or_insert(now);
         self.connect = None;
         self.first_byte = None;
+        self.interim = 0;
         self.ended = None;
     }
 

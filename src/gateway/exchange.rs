@@ -12,7 +12,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::ctx::RequestCtx;
-use super::{Gateway, check_answer, fault, finish_head, reply};
+use super::{Gateway, INTERIM_ANSWERS, check_answer, fault, finish_head, notice_refusal, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
@@ -29,7 +29,8 @@ pub(super) async fn run(
     function: &Function,
     target: &BufferedTarget,
 ) -> Result<(), GatewayError> {
-    let body = read_body(session, ctx, target.limits().request).await?;
+    let limit = usize::try_from(ctx.snapshot.settings.limits.body.0).unwrap_or(usize::MAX);
+    let body = read_body(session, ctx, target.limits().request.min(limit)).await?;
     let mut head = session.req_header().clone();
     let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body)?;
     frame(&mut head, function, sealed.len())?;
@@ -44,9 +45,11 @@ pub(super) async fn run(
     ctx.upstream.end();
     let (mut resp, body) = answer?;
     ctx.activation_id = resp.headers.get(ACTIVATION_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    // What the action itself answers is not about our credential.
+    notice_refusal(&mut resp, function, ctx);
     let body = target.open(&ctx.call(session.req_header()), &mut resp, body)?;
 
-    finish_head(&mut resp, function, ctx).map_err(|_| GatewayError::Internal)?;
+    finish_head(&mut resp, ctx).map_err(|_| GatewayError::Internal)?;
     if !matches!(resp.status.as_u16(), 204 | 304) {
         resp.insert_header(CONTENT_LENGTH, body.len()).map_err(|_| GatewayError::Internal)?;
     }
@@ -180,7 +183,9 @@ async fn attempt(
     upstream.write_request_body(body.clone(), true).await.map_err(explain)?;
     upstream.finish_request_body().await.map_err(explain)?;
 
-    let resp = read_head(&mut upstream, ctx).await?;
+    // As a whole: Pingora's own time-out starts anew with each byte of a head.
+    let head = tokio::time::timeout(function.upstream.terms().timeout, read_head(&mut upstream, ctx)).await;
+    let resp = head.unwrap_or(Err(GatewayError::UpstreamTimeout))?;
     let body = read_answer(&mut upstream, limit).await?;
     gateway.connector.release_http_session(upstream, peer, peer.options.idle_timeout).await;
     Ok((resp, body))
@@ -212,7 +217,7 @@ fn for_session(
 
 /// The final head; informational ones are passed over.
 async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<ResponseHeader, GatewayError> {
-    for _ in 0..=INFORMATIONAL_HEADS {
+    for _ in 0..=INTERIM_ANSWERS {
         upstream.read_response_header().await.map_err(explain)?;
         ctx.upstream.answered();
         let Some(head) = upstream.response_header() else { break };
@@ -245,6 +250,4 @@ fn explain(mut error: Box<Error>) -> GatewayError {
     fault::reason(&error)
 }
 
-/// More of them before an answer are an attack or a fault.
-const INFORMATIONAL_HEADS: usize = 8;
 const ACTIVATION_ID: &str = "x-openwhisk-activation-id";

@@ -68,6 +68,13 @@ impl Gateway {
         session.set_write_timeout(Some(settings.limits.idle_timeout));
         session.set_total_drain_timeout(Some(DRAIN));
 
+        if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
+            // They would show a credential, or belong to no function.
+            session.set_keepalive(None);
+            return Err(GatewayError::MethodNotAllowed(
+                "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
+            ));
+        }
         let head = session.req_header();
         let matched = find(&snapshot, head)?;
         let function = Arc::clone(&matched.function);
@@ -99,9 +106,14 @@ impl Gateway {
             return noted.clone();
         }
         if *error.esource() == ErrorSource::Downstream
-            && let Some(refusal) = Wire::of(session.as_downstream()).and_then(Wire::refusal)
+            && let Some(wire) = Wire::of(session.as_downstream())
         {
-            return fault::refused(refusal);
+            if let Some(refusal) = wire.refusal() {
+                return fault::refused(refusal);
+            }
+            if wire.has_expired() {
+                return ctx.remaining().err().unwrap_or(GatewayError::UpstreamTimeout);
+            }
         }
         match fault::reason(error) {
             late @ (GatewayError::UpstreamTimeout | GatewayError::ConnectTimeout) => {
@@ -172,7 +184,7 @@ impl ProxyHttp for Gateway {
 
     async fn connected_to_upstream(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         reused: bool,
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
@@ -186,6 +198,7 @@ impl ProxyHttp for Gateway {
                 None => function.metrics.reused(),
             }
         }
+        expect_head(session, ctx);
         Ok(())
     }
 
@@ -210,7 +223,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut RequestCtx,
@@ -219,6 +232,9 @@ impl ProxyHttp for Gateway {
         // Bytes of a tunnel are no body.
         if ctx.body_in > ctx.snapshot.settings.limits.body.0 && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
+        }
+        if ctx.upstream.first_byte.is_none() {
+            expect_head(session, ctx);
         }
         ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
     }
@@ -230,6 +246,14 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
         ctx.upstream.answered();
+        if resp.status.is_informational() && resp.status != StatusCode::SWITCHING_PROTOCOLS {
+            ctx.upstream.interim += 1;
+            if ctx.upstream.interim > INTERIM_ANSWERS {
+                return Err(ours(ctx, GatewayError::UpstreamProtocol));
+            }
+        } else {
+            expect_end(session, ctx);
+        }
         let purpose = purpose(session);
         check_answer(purpose, resp).map_err(|error| ours(ctx, error))
     }
@@ -265,7 +289,8 @@ impl ProxyHttp for Gateway {
         if let Target::Streamed(target) = &function.target {
             target.map_response(&ctx.call(session.req_header()), resp).map_err(|error| ours(ctx, error))?;
         }
-        finish_head(resp, &function, ctx)
+        notice_refusal(resp, &function, ctx);
+        finish_head(resp, ctx)
     }
 
     fn error_while_proxy(
@@ -365,7 +390,7 @@ fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
     Error::new_in(fault::OURS)
 }
 
-/// The route for this head. TRACE and `OPTIONS *` end here: they would show a credential, or belong to no function.
+/// The route for this head.
 fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError> {
     let host = match head.uri.authority() {
         Some(authority) => authority.as_str(),
@@ -376,9 +401,6 @@ fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError
     }
     let path = head.uri.path();
     match snapshot.routes.find(host, &head.method, path) {
-        Outcome::Found { .. } if head.method == Method::TRACE => {
-            Err(GatewayError::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into()))
-        }
         Outcome::Found { value, suffix } => Ok(Match {
             function: Arc::clone(value),
             suffix_at: suffix.map(|suffix| path.len() - suffix.len()),
@@ -400,24 +422,52 @@ fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), GatewayErro
     if length.is_some_and(|length| length > limit) { Err(GatewayError::BodyTooLarge) } else { Ok(()) }
 }
 
+/// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
+/// sending, so does this one.
+fn expect_head(session: &Session, ctx: &RequestCtx) {
+    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
+    if purpose(session) == Use::Tunnel {
+        return;
+    }
+    let timeout = function.upstream.terms().timeout;
+    let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
+    // A breath later than Pingora's own, which names the plain case.
+    wire.expire_at(Some(tokio::time::Instant::now() + left + BREATH));
+}
+
+/// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
+fn expect_end(session: &Session, ctx: &RequestCtx) {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
+        wire.expire_at(left.map(|left| tokio::time::Instant::now() + left));
+    }
+}
+
 /// What Pingora takes from a function, but a client should not get.
 fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
     let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
     let size: usize = resp.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    // Pingora takes folded lines, and leaves the fold in the value.
+    let is_folded =
+        resp.headers.values().any(|value| value.as_bytes().iter().any(|b| *b < b' ' && *b != b'\t'));
     let is_contradictory = resp.headers.contains_key(http::header::TRANSFER_ENCODING)
         && resp.headers.contains_key(http::header::CONTENT_LENGTH);
-    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_contradictory {
+    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_contradictory || is_folded {
         return Err(GatewayError::UpstreamProtocol);
     }
     Ok(())
 }
 
-/// The last touches on every function's head: our request id, and no challenge for a credential the client does not have.
-fn finish_head(resp: &mut ResponseHeader, function: &Function, ctx: &mut RequestCtx) -> pingora::Result<()> {
+/// The function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
+fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut RequestCtx) {
     if function.has_credential && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         ctx.credential_refused = true;
         resp.remove_header(&http::header::WWW_AUTHENTICATE);
     }
+}
+
+/// The last touch on every function's head.
+fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
     resp.insert_header(forward::X_REQUEST_ID, ctx.request_id())
 }
 
@@ -438,6 +488,9 @@ fn entrance(session: &Session) -> Entrance {
     Entrance { is_tls, port }
 }
 
+const BREATH: Duration = Duration::from_millis(20);
+/// More 1xx before an answer are an attack or a fault.
+const INTERIM_ANSWERS: u32 = 8;
 /// How long the rest of a body is read that nobody wants, to keep the connection.
 const DRAIN: Duration = Duration::from_secs(5);
 /// The largest head a function may answer with.

@@ -13,6 +13,14 @@ impl Level {
         Held(self.0.clone())
     }
 
+    pub(super) fn rise(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn fall(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+
     pub(super) fn get(&self) -> i64 {
         self.0.load(Relaxed)
     }

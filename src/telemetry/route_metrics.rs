@@ -131,11 +131,11 @@ impl RouteMetrics {
     }
 
     pub fn connection_opened(&self) {
-        self.connections_open.0.fetch_add(1, Relaxed);
+        self.connections_open.rise();
     }
 
     pub fn connection_closed(&self) {
-        self.connections_open.0.fetch_sub(1, Relaxed);
+        self.connections_open.fall();
     }
 
     /// From the request's departure to the first byte of the function's answer.
@@ -379,7 +379,7 @@ mod tests {
     /// Fails to compile when a reason is added, and to pass when it has no place in the table.
     #[test]
     fn every_reason_has_a_counter() {
-        use GatewayError::*;
+        use crate::error::GatewayError::{self, *};
         let next = |error: &GatewayError| match error {
             NoRoute => Some(MethodNotAllowed("GET".into())),
             MethodNotAllowed(_) => Some(BadRequest("x")),
