@@ -32,9 +32,10 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// As operators and editors know it.
     pub fn word(self) -> &'static str {
         match self {
-            Severity::Fault => "fault",
+            Severity::Fault => "error",
             Severity::Warning => "warning",
         }
     }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::raw;
 use crate::diag::{Invalid, Place, Scope, did_you_mean};
-use crate::platforms;
+use crate::platforms::{self, Target};
 use crate::routing::{self, HostPattern, Matcher, PathPattern};
 use crate::snapshot::{AccessLog, Limits, Listener, Route, Settings};
 use crate::tls::Identity;
@@ -208,8 +208,9 @@ impl Routes {
         }
         let name = self.compile_name(name, &scope.key("name"));
         let function = platforms::compile(target, &scope.key("target"));
-        if let Some(function) = &function {
-            warn_of_plain_credentials(&function.terms, credentials);
+        // A platform with a credential of its own warns in its own words.
+        if let Some(platforms::Compiled { target: Target::Streamed(_), terms, .. }) = &function {
+            warn_of_plain_credentials(terms, credentials);
         }
         let route = || Some(Route { name: name?, matcher: matcher?, function: function? });
         self.compiled.push(route());

@@ -122,6 +122,8 @@ impl Report {
             Style::Plain => Renderer::plain(),
             Style::Coloured => Renderer::styled(),
         };
+        // Lines are cut already.
+        let renderer = renderer.term_width(usize::from(u16::MAX));
         let mut out = String::new();
         for finding in &self.findings {
             finding.draw(&renderer, &mut out);
@@ -134,12 +136,12 @@ impl Report {
         out
     }
 
-    /// `2 faults, 1 warning`
+    /// `2 errors, 1 warning`
     pub fn summary(&self) -> String {
         let counted = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
         let mut parts = Vec::new();
         if self.faults() > 0 {
-            parts.push(counted(self.faults(), "fault"));
+            parts.push(counted(self.faults(), "error"));
         }
         if self.warnings() > 0 {
             parts.push(counted(self.warnings(), "warning"));
@@ -147,7 +149,7 @@ impl Report {
         if self.left_out > 0 {
             parts.push(format!("{} more not shown", self.left_out));
         }
-        if parts.is_empty() { "no faults".to_owned() } else { parts.join(", ") }
+        if parts.is_empty() { "no errors".to_owned() } else { parts.join(", ") }
     }
 
     /// An array of findings: file, line, column, severity, path, message, hint.
@@ -193,21 +195,31 @@ impl Finding {
             path => format!("{path}: {}", self.message),
         };
         let mut group = level.primary_title(title).elements(None::<Origin<'_>>);
-        let mut origin = Origin::path(&self.file);
-        if let (Some(line), Some(column), Some(Excerpt { line: text, marked })) =
-            (self.line, self.column, &self.excerpt)
-        {
-            origin = origin.line(line).char_column(column);
-            let annotation = AnnotationKind::Primary.span(marked.clone());
-            let snippet = Snippet::source(text).line_start(line).annotation(annotation);
-            group = group.element(origin).element(snippet);
-        } else {
-            group = group.element(origin);
+        match (self.line, &self.excerpt) {
+            (Some(line), Some(Excerpt { line: text, marked })) => {
+                let annotation = AnnotationKind::Primary.span(marked.clone());
+                let snippet = Snippet::source(text).path(&self.file).line_start(line);
+                group = group.element(snippet.annotation(annotation));
+            }
+            _ => group = group.element(Origin::path(&self.file)),
         }
         if let Some(hint) = &self.hint {
             group = group.element(Level::HELP.message(hint));
         }
-        out.push_str(&renderer.render(&[group]));
+        out.push_str(&self.with_column(renderer.render(&[group])));
+    }
+
+    /// The drawing names the column in the line as it is shown; the file's own is another one when something was hidden or cut.
+    fn with_column(&self, drawn: String) -> String {
+        let (Some(line), Some(column), Some(excerpt)) = (self.line, self.column, &self.excerpt) else {
+            return drawn;
+        };
+        let shown = excerpt.line[..excerpt.marked.start].chars().count() + 1;
+        if shown == column {
+            return drawn;
+        }
+        let at = |column| format!("{}:{line}:{column}", self.file);
+        drawn.replacen(&at(shown), &at(column), 1)
     }
 
     fn to_json(&self) -> serde_json::Value {
@@ -291,7 +303,7 @@ fn excerpt(source: &Source, line: usize, span: Span, secrets: &[Span]) -> Excerp
 /// Where a long line begins to be shown, so that what is meant is in sight.
 fn cut_before(line: &str, marked: usize) -> usize {
     let before = line[..marked].chars().count();
-    if before < LONGEST_LINE / 2 {
+    if before < LONGEST_LINE / 2 || line.chars().nth(LONGEST_LINE).is_none() {
         return 0;
     }
     line[..marked].char_indices().nth(before - LONGEST_LINE / 4).map_or(0, |(at, _)| at)

@@ -39,12 +39,14 @@ struct List {
     min_items: usize,
 }
 
+type Known = IndexMap<String, Shape>;
+
 #[derive(Debug)]
 enum Keys {
     /// Known keys, some of them required.
-    Record { known: IndexMap<String, Shape>, required: Vec<String> },
+    Record { known: Known, required: Vec<String> },
     /// Exactly one of the known keys.
-    OneOf(IndexMap<String, Shape>),
+    OneOf(Known),
     /// Any key.
     Map(Box<Shape>),
 }
@@ -160,6 +162,11 @@ impl Shape {
 
     /// Records every fault of the value and of all below it.
     pub(super) fn check(&self, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
+        self.check_in(None, node, scope, seen);
+    }
+
+    /// `outer` are the keys of the mapping in which the value stands.
+    fn check_in(&self, outer: Option<&Known>, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
         if self.is_secret {
             hide(node, seen);
             seen.credentials.push(scope.place().clone());
@@ -169,14 +176,14 @@ impl Shape {
             (Value::Integer(_) | Value::Float(_), _, Some(number), ..) => number.check(&node.value, scope),
             (Value::Bool(_), ..) if self.boolean => {}
             (Value::List(items), _, _, Some(list), _) => list.check(items, scope, seen),
-            (Value::Mapping(mapping), .., Some(keys)) => keys.check(mapping, scope, seen),
+            (Value::Mapping(mapping), .., Some(keys)) => keys.check(outer, mapping, scope, seen),
             _ => self.reject_kind(node, scope, seen),
         }
     }
 
     fn reject_kind(&self, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
         if self.holds_secrets() {
-            hide(node, seen);
+            hide_text(node, seen);
         }
         let message = format!("expected {}, found {}", self.expected(), node.value.kind());
         let hint = match &node.value {
@@ -324,7 +331,7 @@ impl Keys {
         }
     }
 
-    fn check(&self, mapping: &Mapping, scope: &Scope<'_>, seen: &mut Seen) {
+    fn check(&self, outer: Option<&Known>, mapping: &Mapping, scope: &Scope<'_>, seen: &mut Seen) {
         let known = match self {
             Keys::Record { known, required } => {
                 for key in required.iter().filter(|key| mapping.get(key).is_none()) {
@@ -348,11 +355,17 @@ impl Keys {
         for Entry { key, value, .. } in &mapping.entries {
             let scope = scope.key(key);
             match known.get(&**key) {
-                Some(shape) => shape.check(value, &scope, seen),
+                Some(shape) => shape.check_in(Some(known), value, &scope, seen),
                 None => {
-                    // It may be a misspelt key of a secret.
-                    hide_text(value, seen);
-                    scope.reject_key(format!("unknown key `{key}`"), Some(hint_for_key(key, known)));
+                    let meant = meant_by(key, known);
+                    if meant.is_none_or(|meant| known[meant].holds_secrets()) {
+                        hide_text(value, seen);
+                    }
+                    let hint = match meant {
+                        Some(meant) => format!("did you mean `{meant}`?"),
+                        None => hint_for_key(key, known, outer),
+                    };
+                    scope.reject_key(format!("unknown key `{key}`"), Some(hint));
                 }
             }
         }
@@ -368,18 +381,28 @@ fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut See
     }
 }
 
-fn hint_for_key(key: &str, known: &IndexMap<String, Shape>) -> String {
+fn meant_by<'k>(key: &str, known: &'k Known) -> Option<&'k str> {
     let names = || known.keys().map(String::as_str);
     let snake_case = snake_case(key);
-    if let Some(name) = names().find(|name| *name == snake_case).or_else(|| did_you_mean(key, names())) {
-        return format!("did you mean `{name}`?");
-    }
+    names().find(|name| *name == snake_case).or_else(|| did_you_mean(key, names()))
+}
+
+fn hint_for_key(key: &str, known: &Known, outer: Option<&Known>) -> String {
     if let Some((_, instead)) = KNOWN_ELSEWHERE.iter().find(|(name, _)| *name == key) {
         return (*instead).to_owned();
     }
-    let holder = known.iter().find(|(_, shape)| shape.keys().any(|(name, _)| name == key));
-    if let Some((holder, _)) = holder {
+    let holder = |known: &Known| {
+        let holder = known.iter().find(|(_, shape)| shape.keys().any(|(name, _)| name == key));
+        holder.map(|(holder, _)| holder.clone())
+    };
+    if let Some(holder) = holder(known) {
         return format!("`{key}` stands under `{holder}`");
+    }
+    if outer.is_some_and(|outer| outer.contains_key(key)) {
+        return format!("`{key}` stands one level further out");
+    }
+    if let Some(holder) = outer.and_then(holder) {
+        return format!("`{key}` is a key of `{holder}`");
     }
     format!("known here: {}", quoted(known.keys()))
 }
@@ -387,7 +410,7 @@ fn hint_for_key(key: &str, known: &IndexMap<String, Shape>) -> String {
 /// Keys that other gateways, or YAML itself, know and that have another form here.
 const KNOWN_ELSEWHERE: [(&str, &str); 4] = [
     ("<<", "merge keys are not supported; `defaults` holds what targets have in common"),
-    ("max_req_body_size", "it has no counterpart on a target; `limits.body` bounds every request's body"),
+    ("max_req_body_size", "bodies stream through; `limits.body` bounds those of all requests"),
     ("uri", "a route's path is `match.path`"),
     ("upstream", "where a route leads is its `target`"),
 ];

@@ -251,6 +251,9 @@ impl<'t> Builder<'t> {
         let span = self.span(span);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
+                // The parser counts the blanks behind a quote to it.
+                let end = self.cursor.text[..span.end].trim_end().len().max(span.start);
+                let span = Span { end, ..span };
                 self.refuse_tag(tag.is_some(), span);
                 let value = match style {
                     ScalarStyle::Plain => plain_scalar(&text),

@@ -96,6 +96,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
     /// To be called once all listeners are closed: idle connections end, the others have until `grace` is over. Returns how
     /// many had to be cut.
     pub async fn drain(&self, grace: Duration) -> usize {
+        self.app.cleanup().await;
         let ended = tokio::time::timeout(grace, self.open.none()).await;
         if ended.is_ok() {
             return 0;

@@ -239,6 +239,7 @@ impl Wire {
     fn refuse(&mut self, refusal: Refusal, head: &[u8]) {
         let request_id = RequestId::random();
         let (method, path) = head::identify(head);
+        let before = self.out.len();
         answer::write(&mut self.out, &refusal, &request_id, method);
         self.terms.observer.refused(&Refused {
             request_id,
@@ -249,7 +250,7 @@ impl Wire {
             status: refusal.status,
             code: refusal.code,
             bytes_in: head.len(),
-            bytes_out: self.out.len(),
+            bytes_out: self.out.len() - before,
             duration: self.since.elapsed(),
         });
         self.refusal = Some(refusal);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::downstream::{HeadLimits, Observer};
 
-/// Answers with the path and the length of the body, or asks the origin.
+/// Answers with the path and the length of the body, `/early` without reading it; or asks the origin.
 #[derive(Default)]
 struct Echo {
     origin: Option<SocketAddr>,
@@ -30,7 +30,9 @@ impl ProxyHttp for Echo {
             return Ok(false);
         }
         let mut length = 0;
-        while let Some(piece) = session.read_request_body().await? {
+        while path != "/early"
+            && let Some(piece) = session.read_request_body().await?
+        {
             length += piece.len();
         }
         let body = Bytes::from(format!("{path} {length}"));
@@ -85,7 +87,7 @@ struct Gateway {
 }
 
 const LONG: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(400);
 
 impl Gateway {
     fn start(echo: Echo, change: impl FnOnce(&mut Terms), tls: Option<Arc<Acceptor>>) -> Self {
@@ -134,11 +136,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<S> {
 
     /// The next answer, which must have a length.
     async fn answer(&mut self) -> (u16, String) {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.0.read_u8().await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap();
+        let head = read_head(&mut self.0).await;
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
         let mut body = vec![0; length.parse().unwrap()];
         self.0.read_exact(&mut body).await.unwrap();
@@ -151,6 +149,14 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<S> {
         tokio::time::timeout(LONG, self.0.read_to_string(&mut rest)).await.unwrap().unwrap();
         rest
     }
+}
+
+async fn read_head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
 }
 
 fn get(path: &str) -> String {
@@ -194,12 +200,9 @@ async fn origin(mut told: tokio::sync::mpsc::Receiver<()>) -> SocketAddr {
     tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
         loop {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(socket.read_u8().await.unwrap());
-            }
+            let head = read_head(&mut socket).await;
+            let path = head.split(' ').nth(1).unwrap();
             told.recv().await.unwrap();
-            let path = String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned();
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len());
             socket.write_all(answer.as_bytes()).await.unwrap();
         }
@@ -227,6 +230,31 @@ async fn pipeline_waits_while_the_function_works() {
 }
 
 #[tokio::test]
+async fn websocket_passes_untouched_once_the_function_agrees() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let echo = Echo { origin: Some(listener.local_addr().unwrap()), ..Echo::default() };
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        read_head(&mut socket).await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        socket.write_all(answer).await.unwrap();
+        let (mut from, mut to) = socket.split();
+        tokio::io::copy(&mut from, &mut to).await.unwrap();
+    });
+    let gateway = Gateway::start(echo, |_| {}, None);
+    let mut client = gateway.connect().await;
+    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let head = read_head(&mut client.0).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    for frame in [b"\x81\x00\n\0".as_slice(), b"GET / HTTP/1.1\n\n", &[0xff; 10_000]] {
+        client.send(frame).await;
+        let mut echoed = vec![0; frame.len()];
+        client.0.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(echoed, frame);
+    }
+}
+
+#[tokio::test]
 async fn bad_head_never_reaches_the_application() {
     let gateway = Gateway::plain();
     let mut client = gateway.connect().await;
@@ -243,17 +271,22 @@ async fn bad_head_never_reaches_the_application() {
     assert_eq!(gateway.codes(), ["bad_request"]);
 }
 
+/// A client that is still sending when it is answered must not be met with a reset, which would destroy the answer.
 #[tokio::test]
-async fn refused_client_hears_why_while_it_is_still_sending() {
+async fn client_hears_the_answer_while_it_is_still_sending() {
     let gateway = Gateway::plain();
-    for bad in [
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1,1\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\n",
+    for (request, status) in [
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1,1\r\n\r\n", "HTTP/1.1 400 "),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\n", "HTTP/1.1 400 "),
+        ("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", "HTTP/1.1 200 "),
     ] {
         let mut client = gateway.connect().await;
-        client.send([bad.as_bytes(), &[b'x'; 300_000]].concat()).await;
+        client.send([request.as_bytes(), &[b'x'; 10_000]].concat()).await;
         let answer = client.rest().await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.starts_with(status), "{request}: {answer}");
+        for _ in 0..10 {
+            client.send([b'x'; 10_000]).await;
+        }
     }
     gateway.front.open.none().await;
 }

@@ -39,6 +39,10 @@ fn ends_where_the_body_ends() {
         ("extension", b"2;a\r\nhi\r\n0;b=c\r\n\r\n"),
         ("extensions with blanks and quotes", b"2; a = \"x;\\\"\t y\" ;b=c\r\nhi\r\n0\r\n\r\n"),
         ("trailer", b"0\r\nX-Sum: 1\r\nX-Empty:\r\n\r\n"),
+        (
+            "trailers that pretend to frame",
+            b"0\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\nHost: b\r\n\r\n",
+        ),
         ("chunk that looks like an end", b"5\r\n0\r\n\r\n\r\n0\r\n\r\n"),
     ] {
         check_ends(name, body);

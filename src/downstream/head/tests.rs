@@ -59,6 +59,10 @@ fn framing_is_read() {
     ] {
         check_framing(name, &with(fields), framing);
     }
+    for method in ["GET", "HEAD", "OPTIONS", "DELETE"] {
+        let head = format!("{method} /f HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\n");
+        check_framing(&format!("CL.0 and 0.CL: body of {method}"), head.as_bytes(), Framing::Length(5));
+    }
 }
 
 #[test]

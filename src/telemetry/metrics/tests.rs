@@ -41,7 +41,7 @@ fn exactly_the_promised_families_with_their_labels() {
     let metrics = Metrics::new();
     metrics.config_loaded("abc");
     metrics.set_certificates([("site", 1_900_000_000)]);
-    metrics.route("hello", "http").end(&end(&Method::GET, 200));
+    touch(&metrics.route("hello", "http"));
 
     let families = parse(&metrics.render());
 
@@ -94,12 +94,12 @@ fn a_route_that_is_gone_leaves_no_series_and_one_that_stays_keeps_its_count() {
     let metrics = Metrics::new();
     let before = metrics.route("stays", "http");
     let gone = metrics.route("goes", "http");
-    before.end(&end(&Method::GET, 200));
+    before.end(&end("GET", 200));
 
     let after = metrics.route("stays", "http");
     metrics.retain(&HashSet::from(["stays"]));
-    after.end(&end(&Method::GET, 200));
-    gone.end(&end(&Method::GET, 200));
+    after.end(&end("GET", 200));
+    gone.end(&end("GET", 200));
 
     let text = metrics.render();
     let kept = r#"fngate_http_requests_total{route="stays",platform="http",method="GET",code="200"} 2"#;
@@ -109,10 +109,20 @@ fn a_route_that_is_gone_leaves_no_series_and_one_that_stays_keeps_its_count() {
 }
 
 #[test]
+fn an_idle_route_shows_its_counters_at_zero_and_no_histogram() {
+    let metrics = Metrics::new();
+    metrics.route("idle", "http");
+
+    let text = metrics.render();
+    assert!(text.contains("fngate_failures_total{route=\"idle\",code=\"deadline\"} 0\n"), "{text}");
+    assert!(!text.contains("_bucket"), "{text}");
+}
+
+#[test]
 fn a_route_on_another_platform_is_shown_once() {
     let metrics = Metrics::new();
-    metrics.route("hello", "openwhisk").end(&end(&Method::GET, 200));
-    metrics.route("hello", "http").end(&end(&Method::GET, 200));
+    metrics.route("hello", "openwhisk").end(&end("GET", 200));
+    metrics.route("hello", "http").end(&end("GET", 200));
 
     let text = metrics.render();
     assert!(!text.contains("openwhisk"), "{text}");
@@ -143,6 +153,7 @@ fn the_bound_is_what_is_reached_when_every_label_is_touched() {
     let methods = "GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT BREW PROPFIND";
     let methods: Vec<Method> = methods.split(' ').map(|name| name.parse().unwrap()).collect();
     for route in routes.iter().chain([metrics.unrouted()]) {
+        touch(route);
         for method in &methods {
             (99..=601).for_each(|status| route.end(&end(method, status)));
         }
@@ -162,6 +173,13 @@ fn the_process_shows_itself() {
     let started = families.iter().find(|family| family.name == "process_start_time_seconds").unwrap();
     let age = unix_seconds() as f64 - started.series[0].1;
     assert!((-5.0..86_400.0).contains(&age), "{age}");
+}
+
+/// Uses every histogram.
+fn touch(route: &RouteMetrics) {
+    route.end(&end("GET", 200));
+    route.dialled(Duration::from_millis(3));
+    route.first_byte(Duration::from_millis(5));
 }
 
 fn end(method: &str, status: u16) -> End<'_> {
