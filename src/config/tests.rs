@@ -18,26 +18,28 @@ fn show() {
 #[test]
 fn timing() {
     for n in [1000, 10000] {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("f.yaml");
-    let mut t = String::from("routes:\n");
-    for i in 0..n {
-        t.push_str(&format!("  - name: hello-{i}\n    match: {{ path: /hello/{i}/* }}\n    target:\n      openfunction:\n        function_uri: http://127.0.0.1:1/fn\n        timeout: 3s\n        authorization: {{ service_token: \"a:b\" }}\n"));
-    }
-    fs::write(&path, &t).unwrap();
-    let s = std::time::Instant::now();
-    let (r, f) = tree::parse(&t, 0);
-    println!("{} bytes parse {:?} {}", t.len(), s.elapsed(), r.is_some());
-    for x in f { println!("{}", x.message); }
-    let s = std::time::Instant::now();
-    let sc = schema();
-    println!("schema {:?}", s.elapsed());
-    let s = std::time::Instant::now();
-    let sc = Shape::of(&sc);
-    println!("shape {:?}", s.elapsed());
-    let s = std::time::Instant::now();
-    let loaded = load(&path);
-    println!("load {:?}", s.elapsed());
-    assert!(loaded.plan.is_some());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.yaml");
+        let mut t = String::from("routes:\n");
+        for i in 0..n {
+            t.push_str(&format!("  - name: hello-{i}\n    match: {{ path: /hello/{i}/* }}\n    target:\n      openfunction:\n        function_uri: http://127.0.0.1:1/fn\n        timeout: 3s\n        authorization: {{ service_token: \"a:b\" }}\n"));
+        }
+        fs::write(&path, &t).unwrap();
+        let s = std::time::Instant::now();
+        let (r, f) = tree::parse(&t, 0);
+        println!("{} bytes parse {:?} {}", t.len(), s.elapsed(), r.is_some());
+        for x in f {
+            println!("{}", x.message);
+        }
+        let s = std::time::Instant::now();
+        let sc = schema();
+        println!("schema {:?}", s.elapsed());
+        let s = std::time::Instant::now();
+        let sc = Shape::of(&sc);
+        println!("shape {:?}", s.elapsed());
+        let s = std::time::Instant::now();
+        let loaded = load(&path);
+        println!("load {:?}", s.elapsed());
+        assert!(loaded.plan.is_some());
     }
 }
