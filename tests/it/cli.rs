@@ -18,7 +18,14 @@ routes:
 ";
     let found = check(yaml).await;
 
-    found.refuses(&["fngate.yaml:6:28", "match: { path: /hello, methds: [ GET ] }", "^", "methods"]);
+    // What an unknown key holds may be a secret under a misspelled name, and is not shown.
+    found.refuses(&[
+        "fngate.yaml:6:28",
+        "match: { path: /hello, methds: ",
+        "^^^^^^",
+        "`methods`",
+        "1 fault\n",
+    ]);
 }
 
 #[tokio::test]
@@ -108,7 +115,7 @@ async fn routes_prints_the_table_and_explains_a_choice() {
     why.accepts();
     let of = |name: &str| why.stdout.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     assert!(!of("first").is_empty() && !of("third").is_empty(), "the losers are named, too:\n{}", why.stdout);
-    assert!(of("second").contains("wins"), "{}", why.stdout);
+    assert!(of("second").contains("serves it"), "{}", why.stdout);
 }
 
 #[tokio::test]

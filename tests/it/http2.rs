@@ -105,7 +105,6 @@ async fn what_is_malformed_never_becomes_a_request() {
         ("blank in the method", instead(":method", b"GET /fn/evil"), false),
         ("line end in the method", instead(":method", b"GET\r\n"), false),
         ("asterisk", instead(":path", b"*"), false),
-        ("fragment", instead(":path", b"/fn/x#y"), false),
         ("other host", with("host", b"evil"), false),
         ("user in the authority", instead(":authority", b"user@localhost"), false),
         ("path in the authority", instead(":authority", b"localhost/x"), false),

@@ -7,6 +7,8 @@
 /// The gateway as a child process, the origins behind it, the clients before it.
 mod harness;
 
+/// Where the access log goes, and trouble with it.
+mod access_log;
 /// Every answer that is the gateway's own; one log line and one count each.
 mod answers;
 /// The acceptance cases of the two APISIX plugins, and those derived from what they do badly.

@@ -216,6 +216,22 @@ async fn the_admin_listener_changes_nothing_and_shows_no_secret() {
     assert!(!gateway.stderr().contains("do-not-show"));
 }
 
+#[tokio::test]
+async fn web_pages_cannot_look_at_the_admin_listener() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin)).await;
+
+    for (name, value) in [
+        ("Host", "evil.example.com"),
+        ("Origin", "https://evil.example.com"),
+        ("Sec-Fetch-Site", "cross-site"),
+    ] {
+        let answer = gateway.admin_send(&Request::get("/metrics").header(name, value)).await;
+        assert_eq!(answer.status(), 403, "{name}");
+        assert!(!answer.text().contains("fngate_"), "{name}");
+    }
+}
+
 /// Every series there is, without its value.
 async fn series(gateway: &Gateway) -> BTreeSet<String> {
     let text = gateway.admin_get("/metrics").await.text();

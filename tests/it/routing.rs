@@ -103,8 +103,10 @@ async fn priority_breaks_a_tie() {
 #[tokio::test]
 async fn routes_that_can_never_be_told_apart_are_a_fault() {
     let target = "http: { url: 'http://127.0.0.1:1/' }";
-    check(&routes(&[("one", "/x/*", target), ("two", "/x/*", target)])).await.refuses(&["one", "two"]);
-    check(&routes(&[("one", "/x", target), ("one", "/y", target)])).await.refuses(&["one"]);
+    check(&routes(&[("one", "/x/*", target), ("two", "/x/*", target)]))
+        .await
+        .refuses(&["`one`", "routes[1]"]);
+    check(&routes(&[("one", "/x", target), ("one", "/y", target)])).await.refuses(&["`one`"]);
 }
 
 #[tokio::test]
@@ -155,6 +157,7 @@ async fn what_could_leave_the_function_is_refused() {
         origin.url()
     );
     let gateway = Gateway::start(&route("/fn/*", &target)).await;
+    let mut wrong = Vec::new();
 
     for suffix in [
         "..",
@@ -205,8 +208,11 @@ async fn what_could_leave_the_function_is_refused() {
     ] {
         let path = format!("/fn/{suffix}");
         let answer = gateway.get(&path).await;
-        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad_path"), "{path}");
+        if (answer.status(), answer.code().as_str()) != (400, "bad_path") {
+            wrong.push(format!("{path}: {} {}", answer.status(), answer.code()));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(origin.requests().len(), 0, "{:#?}", origin.requests());
 }
 

@@ -186,8 +186,8 @@ impl Drop for Gateway {
             let _ = waitpid(pid, None);
         }
         if std::thread::panicking() {
-            eprintln!("--- service log of the gateway ---\n{}", self.stderr.text());
-            eprintln!("--- access log ---\n{}", self.stdout.text());
+            eprintln!("--- the end of the service log ---\n{}", self.stderr.end(LINES_SHOWN));
+            eprintln!("--- the end of the access log ---\n{}", self.stdout.end(LINES_SHOWN));
         }
     }
 }
@@ -539,7 +539,14 @@ impl Lines {
     }
 
     fn text(&self) -> String {
-        self.kept.lock().unwrap().lines.iter().fold(String::new(), |text, line| text + line + "\n")
+        self.end(LINES_KEPT)
+    }
+
+    /// The last lines, at most this many.
+    fn end(&self, most: usize) -> String {
+        let kept = self.kept.lock().unwrap();
+        let skipped = kept.lines.len().saturating_sub(most);
+        kept.lines.iter().skip(skipped).fold(String::new(), |text, line| text + line + "\n")
     }
 }
 
@@ -585,3 +592,4 @@ pub(crate) const TLS_LISTENERS: &str = "listeners:
 const BINARY: &str = env!("CARGO_BIN_EXE_fngate");
 const START_ATTEMPTS: usize = 5;
 const LINES_KEPT: usize = 20_000;
+const LINES_SHOWN: usize = 20;
