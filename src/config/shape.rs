@@ -30,7 +30,9 @@ struct Choices(Vec<String>);
 struct Number {
     must_be_whole: bool,
     min: f64,
+    /// What the file may say, or else what the type can hold.
     max: f64,
+    has_max: bool,
 }
 
 #[derive(Debug)]
@@ -172,13 +174,24 @@ impl Shape {
             seen.credentials.push(scope.place().clone());
         }
         match (&node.value, &self.text, &self.number, &self.list, &self.keys) {
-            (Value::Text(text), Some(choices), ..) => choices.check(text, scope),
+            (Value::Text(text), Some(choices), ..) => self.check_choice(text, choices, scope),
             (Value::Integer(_) | Value::Float(_), _, Some(number), ..) => number.check(&node.value, scope),
             (Value::Bool(_), ..) if self.boolean => {}
             (Value::List(items), _, _, Some(list), _) => list.check(items, scope, seen),
             (Value::Mapping(mapping), .., Some(keys)) => keys.check(outer, mapping, scope, seen),
             _ => self.reject_kind(node, scope, seen),
         }
+    }
+
+    fn check_choice(&self, text: &str, Choices(words): &Choices, scope: &Scope<'_>) {
+        if words.is_empty() || words.iter().any(|word| word == text) {
+            return;
+        }
+        let hint = match did_you_mean(text, words.iter().map(String::as_str)) {
+            Some(word) => format!("did you mean `{word}`?"),
+            None => format!("expected {}", self.expected()),
+        };
+        scope.reject_with(format!("`{text}` is not a choice here"), hint);
     }
 
     fn reject_kind(&self, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
@@ -256,20 +269,6 @@ impl Shape {
     }
 }
 
-impl Choices {
-    fn check(&self, text: &str, scope: &Scope<'_>) {
-        let Choices(words) = self;
-        if words.is_empty() || words.iter().any(|word| word == text) {
-            return;
-        }
-        let hint = match did_you_mean(text, words.iter().map(String::as_str)) {
-            Some(word) => format!("did you mean `{word}`?"),
-            None => format!("one of {}", quoted(words)),
-        };
-        scope.reject_with(format!("`{text}` is not a choice here"), hint);
-    }
-}
-
 impl Number {
     fn of(schema: &Json, must_be_whole: bool) -> Self {
         let (min, max) = match schema["format"].as_str() {
@@ -284,6 +283,7 @@ impl Number {
             must_be_whole,
             min: schema["minimum"].as_f64().unwrap_or(min).max(min),
             max: schema["maximum"].as_f64().unwrap_or(max).min(max),
+            has_max: schema["maximum"].is_number() || !schema["minimum"].is_number(),
         }
     }
 
@@ -297,10 +297,8 @@ impl Number {
         if self.must_be_whole && matches!(value, Value::Float(_)) {
             scope.reject(format!("expected a whole number, found {number}"));
         } else if !(self.min..=self.max).contains(&number) {
-            let bounds = match (self.min, self.max) {
-                (min, LARGEST_EXACT) => format!("at least {min}"),
-                (min, max) => format!("{min} to {max}"),
-            };
+            let Number { min, max, .. } = self;
+            let bounds = if self.has_max { format!("{min} to {max}") } else { format!("at least {min}") };
             scope.reject_with(format!("{number} is out of range"), bounds);
         }
     }
@@ -357,14 +355,11 @@ impl Keys {
             match known.get(&**key) {
                 Some(shape) => shape.check_in(Some(known), value, &scope, seen),
                 None => {
-                    let meant = meant_by(key, known);
-                    if meant.is_none_or(|meant| known[meant].holds_secrets()) {
+                    let Meant { shape, hint } = Meant::by(key, known, outer);
+                    // What nobody understands may be a secret.
+                    if shape.is_none_or(Shape::holds_secrets) {
                         hide_text(value, seen);
                     }
-                    let hint = match meant {
-                        Some(meant) => format!("did you mean `{meant}`?"),
-                        None => hint_for_key(key, known, outer),
-                    };
                     scope.reject_key(format!("unknown key `{key}`"), Some(hint));
                 }
             }
@@ -381,30 +376,41 @@ fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut See
     }
 }
 
-fn meant_by<'k>(key: &str, known: &'k Known) -> Option<&'k str> {
-    let names = || known.keys().map(String::as_str);
-    let snake_case = snake_case(key);
-    names().find(|name| *name == snake_case).or_else(|| did_you_mean(key, names()))
+/// What an unknown key was probably meant to be.
+struct Meant<'k> {
+    shape: Option<&'k Shape>,
+    hint: String,
 }
 
-fn hint_for_key(key: &str, known: &Known, outer: Option<&Known>) -> String {
-    if let Some((_, instead)) = KNOWN_ELSEWHERE.iter().find(|(name, _)| *name == key) {
-        return (*instead).to_owned();
+impl<'k> Meant<'k> {
+    fn by(key: &str, known: &'k Known, outer: Option<&'k Known>) -> Self {
+        let meant = |shape, hint| Meant { shape: Some(shape), hint };
+        let words = || known.keys().map(String::as_str);
+        let snake_case = snake_case(key);
+        let near = words().find(|word| *word == snake_case).or_else(|| did_you_mean(key, words()));
+        if let Some(near) = near {
+            return meant(&known[near], format!("did you mean `{near}`?"));
+        }
+        if let Some((_, hint)) = KNOWN_ELSEWHERE.iter().find(|(name, _)| *name == key) {
+            return Meant { shape: None, hint: (*hint).to_owned() };
+        }
+        let below = |known: &'k Known| {
+            known.iter().find_map(|(holder, shape)| {
+                let (_, shape) = shape.keys().find(|(name, _)| *name == key)?;
+                Some((holder, shape))
+            })
+        };
+        if let Some((holder, shape)) = below(known) {
+            return meant(shape, format!("`{key}` stands under `{holder}`"));
+        }
+        if let Some(shape) = outer.and_then(|outer| outer.get(key)) {
+            return meant(shape, format!("`{key}` stands one level further out"));
+        }
+        if let Some((holder, shape)) = outer.and_then(below) {
+            return meant(shape, format!("`{key}` is a key of `{holder}`"));
+        }
+        Meant { shape: None, hint: format!("known here: {}", quoted(known.keys())) }
     }
-    let holder = |known: &Known| {
-        let holder = known.iter().find(|(_, shape)| shape.keys().any(|(name, _)| name == key));
-        holder.map(|(holder, _)| holder.clone())
-    };
-    if let Some(holder) = holder(known) {
-        return format!("`{key}` stands under `{holder}`");
-    }
-    if outer.is_some_and(|outer| outer.contains_key(key)) {
-        return format!("`{key}` stands one level further out");
-    }
-    if let Some(holder) = outer.and_then(holder) {
-        return format!("`{key}` is a key of `{holder}`");
-    }
-    format!("known here: {}", quoted(known.keys()))
 }
 
 /// Keys that other gateways, or YAML itself, know and that have another form here.

@@ -15,6 +15,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
 pub(super) const LARGEST_FILE: usize = 8 << 20;
 /// Far beyond what the keys need.
 const DEEPEST: u32 = 64;
+const TOO_DEEP: &str = "values are nested more than 64 levels deep";
 /// Values in a document, each alias counted as all that it stands for.
 const MOST_NODES: u32 = 1_000_000;
 /// Every alias that is written.
@@ -232,8 +233,7 @@ impl<'t> Builder<'t> {
                 }
                 Ok((event, span)) => self.take(event, span),
                 Err(error) => {
-                    let start = self.cursor.byte_of(error.marker());
-                    let span = Span { file: self.file, start, end: start };
+                    let span = self.visible_fault(error.marker());
                     let (message, hint) = in_plain_words(error.info());
                     self.refuse(span, message, hint);
                     self.refusals.last_mut().into_iter().for_each(|refusal| refusal.is_syntax = true);
@@ -245,6 +245,16 @@ impl<'t> Builder<'t> {
             }
         }
         true
+    }
+
+    /// The parser may notice a fault only in a blank line below it: then it is shown at the text above.
+    fn visible_fault(&mut self, marker: &Marker) -> Span {
+        let at = self.cursor.byte_of(marker);
+        let text = self.cursor.text;
+        let is_blank = text[at..].lines().next().is_none_or(|rest| rest.trim().is_empty());
+        let above = text[..at].trim_end().char_indices().next_back().map_or(0, |(last, _)| last);
+        let start = if is_blank { above } else { at };
+        Span { file: self.file, start, end: start }
     }
 
     fn take(&mut self, event: Event<'t>, span: saphyr_parser::Span) -> Result<(), GivenUp> {
@@ -380,7 +390,7 @@ impl<'t> Builder<'t> {
     fn check_depth(&mut self, height: u32, span: Span) -> Result<(), GivenUp> {
         let depth = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
         if depth.saturating_add(height) >= DEEPEST {
-            return self.give_up(span, format!("values are nested more than {DEEPEST} levels deep"));
+            return self.give_up(span, TOO_DEEP.to_owned());
         }
         Ok(())
     }
@@ -505,24 +515,40 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
         "simple key expected" | "simple key expect ':'" => {
             ("a key without its `:`, or a line with the wrong indentation", Some("write `key: value`"))
         }
-        "while parsing a block mapping, did not find expected key" => (
+        "':' must be followed by a valid YAML whitespace" => ("a `:` without a space behind it", None),
+        "'-' must be followed by a valid YAML whitespace" => ("a `-` without a space behind it", None),
+        "illegal placement of ':' indicator" => {
+            ("a `:` stands where no key can be", Some("a `[` or `{` above may not be closed"))
+        }
+        "while parsing a block mapping, did not find expected key" | "invalid indentation" => (
             "the indentation does not fit what stands above",
             Some("the keys of one mapping begin in the same column"),
         ),
-        "while parsing a block collection, did not find expected '-' indicator" => (
+        "while parsing a block collection, did not find expected '-' indicator"
+        | "block sequence entries are not allowed in this context" => (
             "the indentation does not fit the list above",
             Some("the items of one list begin with `-` in the same column"),
         ),
-        "found unexpected end of stream"
-        | "while scanning a quoted scalar, found unexpected end of stream" => {
+        "while scanning a quoted scalar, found unexpected end of stream"
+        | "while scanning a quoted scalar, found unexpected document indicator" => {
             ("a quote is opened and never closed", None)
         }
+        "invalid indentation in quoted scalar" => {
+            ("a quote is not closed, or its text goes on with too little indentation", None)
+        }
+        "invalid trailing content after double-quoted scalar" => {
+            ("more follows a text in quotes", Some("put all of it in quotes"))
+        }
         "while parsing a flow mapping, did not find expected ',' or '}'" => {
-            ("expected `,` or `}` here", Some("a `{` may not be closed"))
+            ("expected `,` or `}` here", Some("a `{` above may not be closed"))
         }
         "while parsing a flow sequence, expected ',' or ']'" => {
-            ("expected `,` or `]` here", Some("a `[` may not be closed"))
+            ("expected `,` or `]` here", Some("a `[` above may not be closed"))
         }
+        "invalid indentation in flow construct" => {
+            ("a line in brackets begins too far left", Some("a `[` or `{` above may not be closed"))
+        }
+        "misplaced bracket" => ("a bracket is closed that was not opened", None),
         "while parsing node, found unknown anchor" => {
             ("the alias names an anchor that is not above it", None)
         }
@@ -533,7 +559,8 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
         "tabs disallowed within this context (block indentation)"
         | "tabs disallowed in this context"
         | "tab cannot be used as indentation" => ("a tab is used for indentation", Some("use spaces")),
-        "recursion limit exceeded" => ("values are nested too deeply", None),
+        "found unprintable character" => ("a character that cannot stand in YAML", None),
+        "recursion limit exceeded" => (TOO_DEEP, None),
         other => (other, None),
     }
 }
