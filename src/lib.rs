@@ -9,6 +9,7 @@ pub mod secrets;
 pub mod uri;
 pub mod values;
 
+pub mod downstream;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
@@ -16,8 +17,16 @@ pub mod upstream;
 pub mod platforms;
 pub mod routing;
 
+pub mod function;
 pub mod snapshot;
 
 pub mod config;
 
+pub mod gateway;
+
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod demo;
+pub mod listen;
+pub mod reload;

@@ -180,15 +180,15 @@ impl<T> RouteTable<T> {
     }
 }
 
-/// Why a route does or does not serve a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a route does or does not serve a request; the nearer to serving it, the earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     Wins,
-    OtherHost,
-    OtherPath,
-    OtherMethod,
     /// It matches, but another one is more specific or has the higher priority.
     Outranked,
+    OtherMethod,
+    OtherPath,
+    OtherHost,
 }
 
 /// Pairs of routes that can never be told apart: same host, path and priority, and a method that both take.

@@ -1,14 +1,21 @@
 //! `Plan`: what a configuration says, compiled; `Snapshot`: a plan brought to life, immutable and swapped whole.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
+use crate::function::{Function, OpenConnections};
 use crate::platforms;
-use crate::routing::Matcher;
+use crate::routing::{Matcher, RouteTable};
+use crate::telemetry::Metrics;
 use crate::tls::Identity;
+use crate::upstream::Upstream;
+use crate::upstream::resolve::Resolver;
 use crate::values::ByteSize;
 
 /// A compiled configuration. Every source of routes ends in one of these.
@@ -60,4 +67,81 @@ pub struct Limits {
     pub idle_timeout: Duration,
     pub connections: usize,
     pub in_flight: usize,
+}
+
+/// A plan brought to life. Immutable; a request takes one and keeps it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the configurations of this process, from 1.
+    pub generation: u64,
+    pub hash: String,
+    pub settings: Settings,
+    pub routes: RouteTable<Arc<Function>>,
+}
+
+impl Snapshot {
+    /// Builds upstreams and handles. A route whose terms did not change keeps its upstream: connections, slots, known addresses.
+    pub fn build(plan: Plan, previous: Option<&Snapshot>, metrics: &Metrics, resolver: &Resolver) -> Self {
+        let generation = previous.map_or(1, |snapshot| snapshot.generation + 1);
+        let known: HashMap<&str, &Arc<Upstream>> = previous
+            .into_iter()
+            .flat_map(|snapshot| snapshot.routes.values())
+            .map(|function| (function.route.as_str(), &function.upstream))
+            .collect();
+        let routes = plan.routes.into_iter().map(|Route { name, matcher, function }| {
+            let platforms::Compiled { platform, target, terms, has_credential } = function;
+            let metrics = metrics.route(&name, platform);
+            let upstream = match known.get(name.as_str()) {
+                Some(upstream) if *upstream.terms() == terms => Arc::clone(upstream),
+                _ => Arc::new(Upstream::new(
+                    &name,
+                    terms,
+                    generation,
+                    resolver,
+                    Arc::new(OpenConnections(Arc::clone(&metrics))),
+                )),
+            };
+            (matcher, Arc::new(Function { route: name, platform, target, upstream, metrics, has_credential }))
+        });
+        let routes = RouteTable::build(routes);
+        metrics.retain(&routes.values().map(|function| function.route.as_str()).collect::<HashSet<_>>());
+        Snapshot { generation, hash: plan.hash, settings: plan.settings, routes }
+    }
+    /// Waits until each name has been looked up once, at most for `patience`, and warns of those without an address.
+    pub async fn settle(&self, patience: Duration) {
+        let asked = async {
+            for function in self.routes.values() {
+                function.upstream.resolved().await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, asked).await;
+        for function in self.routes.values() {
+            for name in function.upstream.unresolved() {
+                log::warn!(
+                    "route `{}`: `{name}` does not resolve yet; until it does, the route answers 502",
+                    function.route
+                );
+            }
+        }
+    }
+    /// The compiled table, as `/routes` shows it: where requests go, and nothing secret.
+    pub fn document(&self) -> Value {
+        let routes = self.routes.matchers().map(|(matcher, function)| {
+            let terms = function.upstream.terms();
+            json!({
+                "name": function.route,
+                "platform": function.platform,
+                "hosts": texts(&matcher.hosts),
+                "path": matcher.path.to_string(),
+                "methods": matcher.methods.as_ref().map(|methods| texts(methods)),
+                "priority": matcher.priority,
+                "endpoints": terms.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect::<Vec<_>>(),
+            })
+        });
+        json!({ "generation": self.generation, "config_hash": self.hash, "routes": routes.collect::<Vec<_>>() })
+    }
+}
+
+fn texts(items: &[impl ToString]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
 }

@@ -179,7 +179,13 @@ fn address(line: &mut Vec<u8>, name: &str, value: Option<impl std::fmt::Display>
     }
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// RFC 3339 in UTC with milliseconds, as it stands in logs.
+pub fn rfc3339(time: SystemTime) -> String {
+    let mut text = Vec::new();
+    timestamp(&mut text, time);
+    text.into_iter().map(char::from).collect()
+}
+
 pub(super) fn timestamp(line: &mut Vec<u8>, time: SystemTime) {
     let time = OffsetDateTime::from(time);
     let parts = [

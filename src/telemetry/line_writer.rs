@@ -272,4 +272,4 @@ const BATCH: usize = 64 << 10;
 /// How long a line may wait for others.
 const GATHER: Duration = Duration::from_millis(10);
 /// Between two attempts at a sink that fails.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);

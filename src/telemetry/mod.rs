@@ -4,12 +4,14 @@
 //! makes a request wait.
 
 mod access_log;
+mod counters;
 mod line_writer;
 mod metrics;
 mod route_metrics;
 pub mod service_log;
 
-pub use access_log::{AccessLog, Entry};
+pub use access_log::{AccessLog, Entry, rfc3339};
+pub use counters::Held;
 pub use line_writer::Sink;
 pub use metrics::{Metrics, TEXT_FORMAT, series_bound};
-pub use route_metrics::{End, Held, Retry, RouteMetrics};
+pub use route_metrics::{End, Retry, RouteMetrics};

@@ -3,17 +3,16 @@
 //! Resolved once, when a configuration is loaded: counting is an atomic addition, without a lock, a look-up of labels or, after
 //! a combination's first use, an allocation.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use http::Method;
 use prometheus::core::Metric as _;
 use prometheus::proto::{Metric, MetricType};
 use prometheus::{Histogram, HistogramOpts};
 
+use super::counters::{ByStatus, Held, Level};
 use super::metrics::Family;
-use crate::error::{CREDENTIAL_REFUSED, GatewayError};
+use crate::error::CREDENTIAL_REFUSED;
 
 pub struct RouteMetrics {
     name: String,
@@ -47,7 +46,8 @@ pub enum Retry {
 /// How a request ended, as far as it is counted.
 #[derive(Debug)]
 pub struct End<'a> {
-    pub method: &'a Method,
+    /// Any text; what is no known method counts as `other`.
+    pub method: &'a str,
     /// What the client got, or what stands in the access log when it got nothing.
     pub status: u16,
     pub total: Duration,
@@ -105,8 +105,9 @@ impl RouteMetrics {
         self.response_bytes.fetch_add(end.response_bytes, Relaxed);
     }
 
-    pub fn failed(&self, error: &GatewayError) {
-        self.count_failure(error.code());
+    /// `code` is the word of a reason; of another word nothing is counted.
+    pub fn failed(&self, code: &str) {
+        self.count_failure(code);
     }
 
     /// The function answered 401 or 403 to a credential of ours.
@@ -129,9 +130,12 @@ impl RouteMetrics {
         self.reused.fetch_add(1, Relaxed);
     }
 
-    /// An upstream connection is open as long as the result lives.
-    pub fn connection_opened(&self) -> Held {
-        self.connections_open.hold()
+    pub fn connection_opened(&self) {
+        self.connections_open.rise();
+    }
+
+    pub fn connection_closed(&self) {
+        self.connections_open.fall();
     }
 
     /// From the request's departure to the first byte of the function's answer.
@@ -161,68 +165,6 @@ impl std::fmt::Debug for RouteMetrics {
     }
 }
 
-/// A level that goes up and down.
-#[derive(Default)]
-struct Level(Arc<AtomicI64>);
-
-impl Level {
-    fn hold(&self) -> Held {
-        self.0.fetch_add(1, Relaxed);
-        Held(self.0.clone())
-    }
-
-    fn get(&self) -> i64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// Keeps a level up by one until it is dropped.
-#[derive(Debug)]
-#[must_use = "the level falls when this is dropped"]
-pub struct Held(Arc<AtomicI64>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Counters of the statuses 100 to 599 and of whatever else there may be. The hundred counters of a class come into being with
-/// its first answer, because most routes only ever see two or three classes with one method.
-#[derive(Default)]
-struct ByStatus {
-    classes: [OnceLock<Box<[AtomicU64; 100]>>; 5],
-    other: AtomicU64,
-}
-
-impl ByStatus {
-    fn add(&self, status: u16) {
-        let (class, rest) = (usize::from(status / 100), usize::from(status % 100));
-        let counter = match class.checked_sub(1).and_then(|class| self.classes.get(class)) {
-            Some(class) => &class.get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]))[rest],
-            None => &self.other,
-        };
-        counter.fetch_add(1, Relaxed);
-    }
-
-    /// Calls `visit` with every status that was seen.
-    fn each(&self, mut visit: impl FnMut(&str, u64)) {
-        for (class, counters) in self.classes.iter().enumerate() {
-            for (rest, counter) in counters.get().into_iter().flat_map(|counters| counters.iter().enumerate())
-            {
-                match counter.load(Relaxed) {
-                    0 => {}
-                    count => visit(&((class + 1) * 100 + rest).to_string(), count),
-                }
-            }
-        }
-        match self.other.load(Relaxed) {
-            0 => {}
-            count => visit(OTHER, count),
-        }
-    }
-}
-
 impl Retry {
     const ALL: [Retry; 2] = [Retry::StaleConnection, Retry::Connect];
 
@@ -235,15 +177,21 @@ impl Retry {
     }
 }
 
-fn method_index(method: &Method) -> usize {
-    METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
+fn method_index(method: &str) -> usize {
+    METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
+}
+
+/// A histogram that has seen nothing is left out: they are most of what an idle route would show.
+fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
+    if histogram.get_sample_count() > 0 {
+        into.push(histogram.metric());
+    }
 }
 
 /// The closed sets.
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const STATUSES: usize = 501;
 const FAILURE_CODES: [&str; 22] = [
     "no_route",
     "method_not_allowed",
@@ -292,7 +240,7 @@ pub(super) static FAMILIES: [RouteFamily; 12] = [
             help: "Requests by route, method and status, however they ended.",
             kind: MetricType::COUNTER,
             labels: &["route", "platform", "method", "code"],
-            series: METHODS.len() * STATUSES,
+            series: METHODS.len() * ByStatus::SERIES,
         },
         collect: RouteMetrics::collect_requests,
     },
@@ -383,10 +331,10 @@ pub(super) static FAMILIES: [RouteFamily; 12] = [
             into.push(family.counter(&[&route.name], route.response_bytes.load(Relaxed)));
         },
     },
-    RouteFamily { family: DURATION, collect: |route, _, into| into.push(route.duration.metric()) },
-    RouteFamily { family: OVERHEAD, collect: |route, _, into| into.push(route.overhead.metric()) },
-    RouteFamily { family: CONNECT, collect: |route, _, into| into.push(route.connect.metric()) },
-    RouteFamily { family: FIRST_BYTE, collect: |route, _, into| into.push(route.first_byte.metric()) },
+    RouteFamily { family: DURATION, collect: |route, _, into| collect_seen(&route.duration, into) },
+    RouteFamily { family: OVERHEAD, collect: |route, _, into| collect_seen(&route.overhead, into) },
+    RouteFamily { family: CONNECT, collect: |route, _, into| collect_seen(&route.connect, into) },
+    RouteFamily { family: FIRST_BYTE, collect: |route, _, into| collect_seen(&route.first_byte, into) },
 ];
 
 pub(super) struct RouteFamily {
@@ -431,7 +379,7 @@ mod tests {
     /// Fails to compile when a reason is added, and to pass when it has no place in the table.
     #[test]
     fn every_reason_has_a_counter() {
-        use GatewayError::*;
+        use crate::error::GatewayError::{self, *};
         let next = |error: &GatewayError| match error {
             NoRoute => Some(MethodNotAllowed("GET".into())),
             MethodNotAllowed(_) => Some(BadRequest("x")),
@@ -457,35 +405,12 @@ mod tests {
         };
         let errors: Vec<_> = std::iter::successors(Some(NoRoute), next).collect();
         let route = RouteMetrics::new("hello", "http");
-        errors.iter().for_each(|error| route.failed(error));
+        errors.iter().for_each(|error| route.failed(error.code()));
         route.credential_refused();
 
         assert_eq!(errors.len() + 1, FAILURE_CODES.len());
         for (code, count) in FAILURE_CODES.iter().zip(&route.failures) {
             assert_eq!(count.load(Relaxed), 1, "{code}");
         }
-    }
-
-    #[test]
-    fn a_level_falls_when_it_is_let_go() {
-        let route = RouteMetrics::new("hello", "http");
-        let (first, second) = (route.begin(), route.begin());
-        assert_eq!(route.in_flight.get(), 2);
-        drop(first);
-        assert_eq!(route.in_flight.get(), 1);
-        drop(second);
-        assert_eq!(route.in_flight.get(), 0);
-    }
-
-    #[test]
-    fn statuses_outside_of_http_are_counted_too() {
-        let seen = ByStatus::default();
-        [0, 99, 100, 200, 200, 599, 600, 999].into_iter().for_each(|status| seen.add(status));
-
-        let mut counts = Vec::new();
-        seen.each(|code, count| counts.push((code.to_owned(), count)));
-
-        let expected = [("100", 1), ("200", 2), ("599", 1), ("other", 4)];
-        assert_eq!(counts, expected.map(|(code, count)| (code.to_owned(), count)));
     }
 }

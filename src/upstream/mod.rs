@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use pingora::protocols::{ALPN, TcpKeepalive};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Tracer, Tracing};
-use prometheus::IntGauge;
 
 use self::endpoint::Address;
 use self::resolve::Resolver;
@@ -104,8 +103,14 @@ impl Lease {
 }
 
 impl Upstream {
-    /// `generation` keeps connections opened under other terms apart; `open` counts the connections that are open.
-    pub fn new(name: &str, terms: Terms, generation: u64, resolver: &Resolver, open: IntGauge) -> Self {
+    /// `generation` keeps connections opened under other terms apart; `tally` hears of every connection.
+    pub fn new(
+        name: &str,
+        terms: Terms,
+        generation: u64,
+        resolver: &Resolver,
+        tally: Arc<dyn Tally>,
+    ) -> Self {
         let pool = match (terms.keepalive, terms.protocol) {
             (Keepalive::On { pool, .. }, Protocol::Http1) => pool,
             // HTTP/2 shares one connection, which slots would prevent.
@@ -117,7 +122,7 @@ impl Upstream {
             schedule: schedule(&terms.endpoints),
             endpoints,
             turn: AtomicUsize::new(0),
-            template: template(&terms, open),
+            template: template(&terms, tally),
             group: group(name, &terms, generation),
             terms,
         }
@@ -184,7 +189,7 @@ impl Upstream {
     }
 }
 
-fn template(terms: &Terms, open: IntGauge) -> HttpPeer {
+fn template(terms: &Terms, tally: Arc<dyn Tally>) -> HttpPeer {
     let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
     let mut peer = HttpPeer::new(nowhere, terms.scheme == Scheme::Https, terms.sni.clone());
     let options = &mut peer.options;
@@ -209,7 +214,7 @@ fn template(terms: &Terms, open: IntGauge) -> HttpPeer {
         user_timeout: Duration::from_secs(30),
     });
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
-    options.tracer = Some(Tracer(Box::new(OpenGauge(open))));
+    options.tracer = Some(Tracer(Box::new(Tallied(tally))));
     peer
 }
 
@@ -244,21 +249,26 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// Counts open connections exactly: from the TCP connect until the stream is dropped, wherever that happens.
-#[derive(Debug)]
-struct OpenGauge(IntGauge);
+/// Hears of connections exactly: from the TCP connect until the stream is dropped, wherever that happens.
+pub trait Tally: Send + Sync + std::fmt::Debug {
+    fn opened(&self);
+    fn closed(&self);
+}
 
-impl Tracing for OpenGauge {
+#[derive(Debug)]
+struct Tallied(Arc<dyn Tally>);
+
+impl Tracing for Tallied {
     fn on_connected(&self) {
-        self.0.inc();
+        self.0.opened();
     }
 
     fn on_disconnected(&self) {
-        self.0.dec();
+        self.0.closed();
     }
 
     fn boxed_clone(&self) -> Box<dyn Tracing> {
-        Box::new(OpenGauge(self.0.clone()))
+        Box::new(Tallied(Arc::clone(&self.0)))
     }
 }
 

@@ -1,1 +1,39 @@
-//! The built binary against real sockets.
+//! The built binary as a child process, real origins on loopback, real clients.
+//!
+//! Every module holds the cases of one part of the contract. Tests share nothing: each starts its own gateway and its
+//! own origins on ports of their own, waits for conditions with a deadline and never for time to pass.
+#![expect(clippy::unwrap_used, reason = "in a test a failed unwrap is the failed assertion")]
+
+/// The gateway as a child process, the origins behind it, the clients before it.
+mod harness;
+
+/// Where the access log goes, and trouble with it.
+mod access_log;
+/// Every answer that is the gateway's own; one log line and one count each.
+mod answers;
+/// The acceptance cases of the two APISIX plugins, and those derived from what they do badly.
+mod apisix_derived;
+mod apisix_openfunction;
+mod apisix_openwhisk;
+/// The verbs besides `run`.
+mod cli;
+/// Malformed and hostile requests, row by row.
+mod hardening;
+/// HTTP/2 from clients, frame by frame.
+mod http2;
+/// Counters, gauges, histograms, and the admin listener.
+mod metrics;
+/// What every platform goes through, and what only one can do.
+mod platforms;
+/// How many connections there are to a function, and what a dead one costs.
+mod pool;
+/// A new configuration under a running gateway.
+mod reload;
+/// Hosts, paths, methods, suffixes, queries.
+mod routing;
+/// Start, readiness, the service manager, the end.
+mod shutdown;
+/// Bodies piece by piece, 1xx, WebSocket, bodies that break off.
+mod streaming;
+/// Certificates shown to clients, certificates of functions, HTTP/2.
+mod tls;

@@ -2,12 +2,14 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 
 use serde_json::Value;
 
 use super::*;
-use crate::telemetry::line_writer::Output;
+use crate::telemetry::line_writer::{Output, RETRY};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -175,9 +177,13 @@ fn a_sink_that_cannot_be_opened_is_known_at_the_start() {
 /// A log into a pipe, and the pipe's other end.
 fn piped() -> (AccessLog, io::PipeReader) {
     let (reader, writer) = io::pipe().unwrap();
-    let output = Output::Open(File::from(OwnedFd::from(writer)), None);
-    let writer = LineWriter::start("access-log", output, |_| {}).unwrap();
-    (AccessLog(Arc::new(Shared { writer, on: AtomicBool::new(true), dropped: counter() })), reader)
+    (log_to(writer, |_| {}), reader)
+}
+
+fn log_to(sink: impl Into<OwnedFd>, report: fn(&str)) -> AccessLog {
+    let writer =
+        LineWriter::start("access-log", Output::Open(File::from(sink.into()), None), report).unwrap();
+    AccessLog(Arc::new(Shared { writer, on: AtomicBool::new(true), dropped: counter() }))
 }
 
 #[test]
@@ -215,6 +221,40 @@ fn a_sink_that_is_gone_ends_nothing_and_can_be_replaced() {
     assert!(log.flush(SOON));
 
     assert_eq!(read_lines(&path), ["first"], "what was queued goes to the new sink");
+}
+
+#[test]
+fn a_full_disk_is_reported_once_and_tried_again() {
+    static REPORTS: AtomicUsize = AtomicUsize::new(0);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let log = log_to(full, |_| _ = REPORTS.fetch_add(1, Relaxed));
+
+    log.record(&named("first"));
+    assert!(!log.flush(RETRY + RETRY / 2), "long enough for a second attempt");
+    assert_eq!(REPORTS.load(Relaxed), 1);
+    log.retarget(&Sink::File(path.clone())).unwrap();
+    assert!(log.flush(SOON));
+
+    assert_eq!(REPORTS.load(Relaxed), 2, "and once that it is over");
+    assert_eq!(read_lines(&path), ["first"]);
+}
+
+#[test]
+fn a_sink_in_non_blocking_mode_gets_every_line() {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let log = log_to(writer, |trouble| panic!("{trouble}"));
+    let path = vec![b'a'; 1000];
+    (0..1000).for_each(|_| log.record(&Entry { path: &path, ..entry() }));
+
+    let reading = std::thread::spawn(move || io::read_to_string(reader).unwrap());
+    assert!(log.flush(SOON));
+    drop(log);
+    let read = reading.join().unwrap();
+    assert!(read.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    assert_eq!(read.lines().count(), 1000);
 }
 
 #[test]

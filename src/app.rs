@@ -1,0 +1,274 @@
+//! The composition root: a loaded configuration becomes listeners, services and background tasks; their life and their end.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use arc_swap::ArcSwap;
+use pingora::apps::HttpServerOptions;
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::Connector;
+use pingora::listeners::tls::Acceptor;
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{Admin, Status};
+use crate::downstream::{Front, HeadLimits, Observer, Terms};
+use crate::gateway::Gateway;
+use crate::listen::Inherited;
+use crate::reload::{self, Reloader};
+use crate::snapshot::{Plan, Snapshot};
+use crate::telemetry::{AccessLog, Metrics};
+use crate::tls::ServerIdentities;
+use crate::upstream::Keepalive;
+use crate::upstream::resolve::Resolver;
+
+/// A gateway about to start: its configuration is good and its sockets are bound.
+pub struct App {
+    plan: Plan,
+    path: PathBuf,
+    files: Vec<PathBuf>,
+    listeners: Vec<(TcpListener, Option<Arc<ServerIdentities>>)>,
+    admin: TcpListener,
+}
+
+impl App {
+    /// Binds every listener, or takes it over from systemd.
+    pub fn bind(plan: Plan, path: &Path, files: Vec<PathBuf>) -> anyhow::Result<Self> {
+        check_system_roots()?;
+        let mut inherited = Inherited::from_env()?;
+        let mut listeners = Vec::new();
+        for listener in &plan.settings.listeners {
+            let identities =
+                (!listener.identities.is_empty()).then(|| ServerIdentities::new(&listener.identities));
+            listeners.push((inherited.take_or_bind(listener.address)?, identities.map(Arc::new)));
+        }
+        let admin = inherited.take_or_bind(plan.settings.admin).context("the admin listener")?;
+        for address in inherited.unclaimed() {
+            log::warn!("the service manager passed a socket on {address}, but no listener has this address");
+        }
+        Ok(App { plan, path: path.to_owned(), files, listeners, admin })
+    }
+
+    /// Serves until a signal ends it and the last request is answered.
+    pub fn run(self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(self.plan.settings.threads)
+            .thread_name("fngate")
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        let result = runtime.block_on(self.serve());
+        // What is still blocking somewhere must not hold up the end.
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        result
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
+        let App { plan, path, files, listeners, admin } = self;
+        let metrics = Metrics::new();
+        let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
+            .context("cannot open the access log")?;
+        let resolver = Resolver::from_system(tokio::runtime::Handle::current())?;
+        let pool = pool_size(&plan);
+        let threads = plan.settings.threads;
+        let snapshot = Snapshot::build(plan, None, &metrics, &resolver);
+        snapshot.settle(NAMES_AT_START).await;
+        metrics.config_loaded(&snapshot.hash);
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+
+        let conf = Arc::new(ServerConf {
+            threads,
+            upstream_keepalive_pool_size: pool.div_ceil(threads),
+            ..ServerConf::default()
+        });
+        let connector = Connector::new(Some(ConnectorOptions::from_server_conf(&conf)));
+        let gateway = Gateway::new(Arc::clone(&snapshot), metrics.clone(), access_log.clone(), connector);
+        let observer = gateway.observer();
+        let proxy = proxy(&conf, gateway, &snapshot.load());
+
+        let (shutdown, stopping) = watch::channel(false);
+        let front = Front::new(Arc::new(proxy), terms(&snapshot.load(), &observer), stopping);
+        let mut addresses = Vec::new();
+        let mut identities = Vec::new();
+        let mut accepting = tokio::task::JoinSet::new();
+        for (listener, tls) in listeners {
+            let acceptor = tls.as_ref().map(|identities| Arc::new(acceptor(Arc::clone(identities))));
+            addresses.extend(listener.local_addr());
+            identities.push(tls);
+            accepting.spawn(Arc::clone(&front).serve(listener, acceptor));
+        }
+        let status = Arc::new(Status::default());
+        let reloader = Reloader {
+            path,
+            resolver,
+            metrics: metrics.clone(),
+            snapshot: Arc::clone(&snapshot),
+            access_log: access_log.clone(),
+            identities,
+            status: Arc::clone(&status),
+            apply: Box::new({
+                let front = Arc::clone(&front);
+                move |snapshot| front.set_terms(terms(snapshot, &observer))
+            }),
+        };
+        reloader.report_certificates(&snapshot.load());
+        status.config_loaded(&snapshot.load().hash, snapshot.load().generation);
+        let admin_page = Admin {
+            metrics,
+            status: Arc::clone(&status),
+            routes: Box::new({
+                let snapshot = Arc::clone(&snapshot);
+                move || snapshot.load().document()
+            }),
+            host_name: None,
+        };
+        tokio::spawn(admin_page.serve(admin));
+        let reloading = tokio::spawn(reload::watch(reloader, files));
+        reopen_on_signal(access_log.clone())?;
+        feed_watchdog();
+
+        status.bound(&addresses);
+        notify_ready(&snapshot.load());
+        wait_for_stop(&mut accepting).await?;
+
+        log::info!("stopping");
+        status.draining();
+        notify(&[sd_notify::NotifyState::Stopping]);
+        reloading.abort();
+        let grace = snapshot.load().settings.shutdown_grace;
+        shutdown.send_replace(true);
+        while accepting.join_next().await.is_some() {}
+        match front.drain(grace).await {
+            0 => log::info!("stopped"),
+            cut => log::warn!("stopped; {cut} connections were cut at the end of shutdown_grace"),
+        }
+        if !access_log.flush(LOG_FLUSH) {
+            log::warn!("lines of the access log were lost: its sink did not take them in time");
+        }
+        Ok(())
+    }
+}
+
+fn proxy(conf: &Arc<ServerConf>, gateway: Gateway, snapshot: &Snapshot) -> HttpProxy<Gateway> {
+    let mut proxy = http_proxy(conf, gateway);
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(snapshot.settings.limits.idle_timeout);
+    proxy.server_options = Some(options);
+    proxy
+}
+
+fn terms(snapshot: &Snapshot, observer: &Arc<dyn Observer>) -> Terms {
+    let limits = &snapshot.settings.limits;
+    Terms {
+        head: HeadLimits::default(),
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+        connections: limits.connections,
+        observer: Arc::clone(observer),
+    }
+}
+
+fn acceptor(identities: Arc<ServerIdentities>) -> Acceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("ring knows TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(identities);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Acceptor::from_server_config(Arc::new(config))
+}
+
+/// Room for all the connections that the routes want kept, and for the surplus of a burst.
+fn pool_size(plan: &Plan) -> usize {
+    let kept = plan.routes.iter().map(|route| match route.function.terms.keepalive {
+        Keepalive::Off => 0,
+        Keepalive::On { pool, .. } => pool as usize * route.function.terms.endpoints.len(),
+    });
+    kept.sum::<usize>() + POOL_SURPLUS
+}
+
+pub fn sink(access_log: &crate::snapshot::AccessLog) -> crate::telemetry::Sink {
+    use crate::snapshot::AccessLog;
+    use crate::telemetry::Sink;
+    match access_log {
+        AccessLog::Off => Sink::Off,
+        AccessLog::Stdout => Sink::Stdout,
+        AccessLog::File(path) => Sink::File(path.clone()),
+    }
+}
+
+/// Pingora's connector panics on roots it cannot load; here the same look ends in a sentence.
+fn check_system_roots() -> anyhow::Result<()> {
+    let found = rustls_native_certs::load_native_certs();
+    if let Some(error) = found.errors.first() {
+        return Err(anyhow!("the system's certificate authorities cannot be loaded: {error}"));
+    }
+    let mut store = rustls::RootCertStore::empty();
+    for certificate in found.certs {
+        store.add(certificate).context("the system's certificate authorities cannot be loaded")?;
+    }
+    if store.is_empty() {
+        log::warn!(
+            "the system has no certificate authorities: only functions with a `ca` can be reached by https"
+        );
+    }
+    Ok(())
+}
+
+async fn wait_for_stop(accepting: &mut tokio::task::JoinSet<std::io::Result<()>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = accepting.join_next() => {
+            ended.context("an accept loop panicked")?.context("an accept loop failed")?;
+            Err(anyhow!("an accept loop ended by itself"))
+        }
+    }
+}
+
+fn reopen_on_signal(access_log: AccessLog) -> anyhow::Result<()> {
+    let mut reopen = signal(SignalKind::user_defined1())?;
+    tokio::spawn(async move {
+        while reopen.recv().await.is_some() {
+            access_log.reopen();
+        }
+    });
+    Ok(())
+}
+
+/// Fed from the runtime that serves requests: when that hangs, systemd notices.
+fn feed_watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(limit / 3);
+        loop {
+            interval.tick().await;
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    });
+}
+
+fn notify_ready(snapshot: &Snapshot) {
+    let status = format!("serving {} routes", snapshot.routes.values().count());
+    log::info!("{status}");
+    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
+}
+
+pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        log::debug!("the service manager could not be notified: {e}");
+    }
+}
+
+/// How long the start waits for names. What does not resolve by then is a warning, and its route answers 502.
+const NAMES_AT_START: Duration = Duration::from_secs(1);
+const POOL_SURPLUS: usize = 4096;
+const LOG_FLUSH: Duration = Duration::from_secs(2);

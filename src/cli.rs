@@ -1,0 +1,327 @@
+//! The verbs: `run`, `check`, `routes`, `demo`, `completions`, `man`, `schema`.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use http::Method;
+
+use crate::admin::inquiry;
+use crate::app::App;
+use crate::config::{self, Loaded, Style};
+use crate::demo;
+use crate::routing::{RouteTable, Verdict};
+use crate::snapshot::{Plan, Route};
+use crate::telemetry::{self, service_log};
+use crate::values::Written;
+
+/// The function gateway: a reverse proxy in front of serverless functions.
+#[derive(Parser)]
+#[command(name = "fngate", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve the routes of a configuration file (the default verb)
+    Run(RunArgs),
+    /// Do everything a start does except listen, and say what is wrong
+    Check(CheckArgs),
+    /// Show the compiled routes, or which one a request takes and why
+    Routes(RoutesArgs),
+    /// Run the gateway with sample functions behind it, and print what to type
+    Demo(DemoArgs),
+    /// Print the completion script of a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the man page
+    Man,
+    /// Print the JSON Schema (draft-07) of the configuration file, for editors
+    Schema,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// What goes into the service log
+    #[arg(long, value_enum, env = "FNGATE_LOG", default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// How faults are written
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Ask the running gateway, at the file's admin address, whether it serves this file; wait until it does
+    #[arg(long)]
+    running: bool,
+    /// With --running: how long to wait
+    #[arg(long, value_name = "DURATION", default_value = "10s", requires = "running", value_parser = duration)]
+    within: Duration,
+}
+
+#[derive(Args)]
+struct RoutesArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+    /// Tell which route serves this request, and why the others do not
+    #[arg(long, value_name = "'GET http://host/path'")]
+    explain: Option<String>,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Where the gateway listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9080")]
+    listen: std::net::SocketAddr,
+    /// Where its admin endpoints listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
+    admin: std::net::SocketAddr,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => log::LevelFilter::Error,
+            LogLevel::Warn => log::LevelFilter::Warn,
+            LogLevel::Info => log::LevelFilter::Info,
+            LogLevel::Debug => log::LevelFilter::Debug,
+            LogLevel::Trace => log::LevelFilter::Trace,
+        }
+    }
+}
+
+/// How a verb ended; `main` knows the exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The answer to a question was no.
+    No,
+    ConfigurationFault,
+}
+
+pub fn main() -> anyhow::Result<Outcome> {
+    let cli = Cli::parse();
+    match cli.verb.unwrap_or(Verb::Run(cli.run)) {
+        Verb::Run(args) => run(&args),
+        Verb::Check(args) => check(&args),
+        Verb::Routes(args) => routes(&args),
+        Verb::Demo(args) => run_demo(&args),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fngate", &mut script);
+            print(&script)
+        }
+        Verb::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print(&page)
+        }
+        Verb::Schema => print(format!("{:#}\n", config::schema()).as_bytes()),
+    }
+}
+
+fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
+    service_log::install(args.log_level.into())?;
+    let Loaded { plan, report, files } = config::load(&args.config);
+    eprint!("{}", report.render(style()));
+    let Some(plan) = plan else { return Ok(Outcome::ConfigurationFault) };
+    App::bind(plan, &args.config, files)?.run()?;
+    Ok(Outcome::Done)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::Done;
+    let mut findings = Vec::new();
+    for file in &args.files {
+        let Loaded { plan, report, .. } = config::load(file);
+        match args.format {
+            Format::Text => eprint!("{}", report.render(style())),
+            Format::Json => findings.extend(report.to_json().as_array().cloned().unwrap_or_default()),
+        }
+        match plan {
+            None => outcome = Outcome::ConfigurationFault,
+            Some(plan) if args.running => {
+                if let Err(reason) =
+                    inquiry::await_configuration(plan.settings.admin, &plan.hash, args.within)
+                {
+                    eprintln!("fngate: {}: {reason:#}", file.display());
+                    outcome = Outcome::No;
+                }
+            }
+            Some(plan) if args.format == Format::Text => print(summary(file, &plan).as_bytes()).map(drop)?,
+            Some(_) => {}
+        }
+    }
+    if args.format == Format::Json {
+        print(format!("{:#}\n", serde_json::Value::Array(findings)).as_bytes())?;
+    }
+    Ok(outcome)
+}
+
+fn summary(file: &Path, plan: &Plan) -> String {
+    let certificates = plan.settings.listeners.iter().map(|listener| listener.identities.len()).sum();
+    let series = telemetry::series_bound(plan.routes.len(), certificates);
+    format!("{}: ok, {} routes, at most {series} metric series\n", file.display(), plan.routes.len())
+}
+
+fn routes(args: &RoutesArgs) -> anyhow::Result<Outcome> {
+    let Loaded { plan, report, .. } = config::load(&args.config);
+    let Some(plan) = plan else {
+        eprint!("{}", report.render(style()));
+        return Ok(Outcome::ConfigurationFault);
+    };
+    match &args.explain {
+        None => print(table(&plan.routes).as_bytes()),
+        Some(request) => explain(plan, request),
+    }
+}
+
+fn table(routes: &[Route]) -> String {
+    let rows = routes.iter().map(|route| {
+        let matcher = &route.matcher;
+        let list = |items: Vec<String>| if items.is_empty() { "*".to_owned() } else { items.join(",") };
+        let methods = matcher.methods.iter().flatten().map(ToString::to_string).collect();
+        let endpoints =
+            route.function.terms.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+        [
+            route.name.clone(),
+            list(matcher.hosts.iter().map(ToString::to_string).collect()),
+            matcher.path.to_string(),
+            list(methods),
+            matcher.priority.to_string(),
+            route.function.platform.to_owned(),
+            list(endpoints),
+        ]
+    });
+    let header = ["NAME", "HOSTS", "PATH", "METHODS", "PRIORITY", "PLATFORM", "ENDPOINTS"].map(str::to_owned);
+    columns(std::iter::once(header).chain(rows).collect())
+}
+
+/// Which route wins, in the words of the table; the losers with their reasons.
+fn explain(plan: Plan, request: &str) -> anyhow::Result<Outcome> {
+    let (method, uri) =
+        request.split_once(' ').context("give a method and a URL, as in 'GET http://host/path'")?;
+    let method: Method = method.parse().context("the method is not a token")?;
+    let uri: http::Uri = uri.parse().context("the URL cannot be parsed")?;
+    let Some(host) = uri.authority() else { bail!("the URL has no host; a request always names one") };
+    if crate::uri::check_path(uri.path()).is_err() {
+        println!("the path is refused as `bad_path` wherever it would become part of a function's path");
+    }
+    let (names, matchers): (Vec<_>, Vec<_>) =
+        plan.routes.into_iter().map(|route| (route.name, route.matcher)).unzip();
+    let paths: Vec<_> = matchers.iter().map(|matcher| matcher.path.to_string()).collect();
+    let table = RouteTable::build(matchers.into_iter().zip(0..));
+    let verdicts = table.explain(host.as_str(), &method, uri.path());
+    let words = |verdict: &Verdict| match verdict {
+        Verdict::Wins => "serves it",
+        Verdict::OtherHost => "no: another host",
+        Verdict::OtherPath => "no: another path",
+        Verdict::OtherMethod => "no: another method",
+        Verdict::Outranked => "no: a more specific route, or one with a higher priority, goes first",
+    };
+    let mut rows: Vec<_> = verdicts.iter().enumerate().collect();
+    rows.sort_by_key(|(_, verdict)| **verdict);
+    let rows =
+        rows.into_iter().map(|(i, verdict)| [names[i].clone(), paths[i].clone(), words(verdict).to_owned()]);
+    print(columns(rows.collect()).as_bytes())?;
+    if verdicts.contains(&Verdict::Wins) {
+        return Ok(Outcome::Done);
+    }
+    let known = verdicts.contains(&Verdict::OtherMethod);
+    println!("{}", if known { "405 method_not_allowed" } else { "404 no_route" });
+    Ok(Outcome::No)
+}
+
+fn run_demo(args: &DemoArgs) -> anyhow::Result<Outcome> {
+    service_log::install(log::LevelFilter::Warn)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let functions = runtime.block_on(demo::start())?;
+    let directory = std::env::temp_dir().join(format!("fngate-demo-{}", std::process::id()));
+    std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let file = directory.join("fngate.yaml");
+    let served = serve_demo(args, &functions, &file);
+    let removed = std::fs::remove_dir_all(&directory);
+    served?;
+    removed.with_context(|| format!("cannot remove {}", directory.display()))?;
+    Ok(Outcome::Done)
+}
+
+fn serve_demo(args: &DemoArgs, functions: &demo::Functions, file: &Path) -> anyhow::Result<()> {
+    write_private(file, &demo::config(functions, args.listen, args.admin))?;
+    let Loaded { plan, report, files } = config::load(file);
+    let plan = plan.with_context(|| {
+        format!("the demo's own configuration is faulty\n{}", report.render(Style::Plain))
+    })?;
+    let app = App::bind(plan, file, files)?;
+    print(demo::banner(args.listen, args.admin).as_bytes())?;
+    app.run()
+}
+
+/// The demo's file holds a credential, if only a sample's.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Left-aligned columns, two blanks apart.
+fn columns<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// A reader that has seen enough (`fngate schema | head`) is no failure.
+fn print(text: &[u8]) -> anyhow::Result<Outcome> {
+    match std::io::stdout().write_all(text) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("cannot write to stdout"),
+        _ => Ok(Outcome::Done),
+    }
+}
+
+fn style() -> Style {
+    let wants_colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if wants_colour { Style::Coloured } else { Style::Plain }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::values::parse_duration(&Written::Text(text.to_owned())).map_err(|invalid| invalid.message)
+}
+
+const DEFAULT_FILE: &str = "/etc/fngate/fngate.yaml";

@@ -1,0 +1,300 @@
+//! The accept loop: from a bound listener to a stream that the proxy serves.
+//!
+//! Owns how many connections there are, and their end when the process stops. It survives a lack of file descriptors, never
+//! spins, and never lets one connection hold up the next.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use log::{debug, error};
+use pingora_core::apps::ServerApp;
+use pingora_core::listeners::tls::Acceptor;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{ALPN, GetSocketDigest, SocketDigest, Stream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::linger::linger;
+use super::wire::Wire;
+use super::{Refusal, Refused, RequestId, Terms, answer};
+
+/// What all listeners share: the application behind them, the terms, and the count.
+pub struct Front<A> {
+    app: Arc<A>,
+    terms: ArcSwap<Terms>,
+    open: Arc<Count>,
+    turned_away: Arc<Count>,
+    shutdown: watch::Receiver<bool>,
+    /// Ends what is left when the grace is over.
+    cut: watch::Sender<bool>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Front<A> {
+    /// Once `shutdown` says true, or its sender is gone, nothing more is accepted.
+    pub fn new(app: Arc<A>, terms: Terms, shutdown: watch::Receiver<bool>) -> Arc<Self> {
+        Arc::new(Self {
+            app,
+            terms: ArcSwap::from_pointee(terms),
+            open: Arc::default(),
+            turned_away: Arc::default(),
+            shutdown,
+            cut: watch::Sender::new(false),
+        })
+    }
+
+    /// Serves connections accepted from now on under other terms.
+    pub fn set_terms(&self, terms: Terms) {
+        self.terms.store(Arc::new(terms));
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.now()
+    }
+
+    /// Accepts until the shutdown, then closes the listener at once.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: std::net::TcpListener,
+        tls: Option<Arc<Acceptor>>,
+    ) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let mut shutdown = self.shutdown.clone();
+        let mut stop = pin!(shutdown.wait_for(|stopping| *stopping));
+        let mut trouble = Trouble::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = &mut stop => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, client)) => {
+                    trouble.over();
+                    self.admit(socket, client, tls.clone());
+                }
+                Err(error) if concerns_one_connection(&error) => debug!("a client left the queue: {error}"),
+                Err(error) => tokio::select! {
+                    biased;
+                    _ = &mut stop => return Ok(()),
+                    () = trouble.pause(&error) => {}
+                },
+            }
+        }
+    }
+
+    /// To be called once all listeners are closed: idle connections end, the others have until `grace` is over. Returns how
+    /// many had to be cut.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        self.app.cleanup().await;
+        let ended = tokio::time::timeout(grace, self.open.none()).await;
+        if ended.is_ok() {
+            return 0;
+        }
+        let left = self.open.now();
+        self.cut.send_replace(true);
+        left
+    }
+
+    fn admit(self: &Arc<Self>, socket: TcpStream, client: SocketAddr, tls: Option<Arc<Acceptor>>) {
+        let terms = self.terms.load_full();
+        let Some(permit) = Count::enter(&self.open, terms.connections) else {
+            let told = if tls.is_none() { Count::enter(&self.turned_away, TURNED_AWAY_LIMIT) } else { None };
+            return turn_away(socket, client, told, &terms);
+        };
+        let front = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut cut = front.cut.subscribe();
+            tokio::select! {
+                biased;
+                () = front.connection(socket, client, tls, terms, permit) => {}
+                _ = cut.wait_for(|cut| *cut) => {}
+            }
+        });
+    }
+
+    async fn connection(
+        &self,
+        socket: TcpStream,
+        client: SocketAddr,
+        tls: Option<Arc<Acceptor>>,
+        terms: Arc<Terms>,
+        permit: Permit,
+    ) {
+        let Some(stream) = prepare(socket, client) else { return };
+        let inner: Stream = match tls {
+            None => Box::new(stream),
+            // Boxed, so that a connection does not carry the handshake's state for all its life.
+            Some(acceptor) => match Box::pin(handshake(stream, &acceptor)).await {
+                Some(stream) => stream,
+                None => return,
+            },
+        };
+        // HTTP/2 frames its messages itself, and its rules are enforced by the library that reads the frames.
+        let (mut stream, _permit): (Stream, _) = match inner.selected_alpn_proto() {
+            Some(ALPN::H2) => (inner, Some(permit)),
+            _ => (Box::new(Wire::new(inner, Some(client), terms, permit)), None),
+        };
+        while let Some(again) = self.app.process_new(stream, &self.shutdown).await {
+            stream = again;
+        }
+    }
+}
+
+/// Refuses a client over the limit. With a permit it is told so; those over TLS, which would need a handshake first, and
+/// those beyond the permits are only closed.
+fn turn_away(socket: TcpStream, client: SocketAddr, permit: Option<Permit>, terms: &Terms) {
+    let request_id = RequestId::random();
+    let mut words = BytesMut::new();
+    if permit.is_some() {
+        answer::write(&mut words, &OVERLOADED, &request_id, None);
+    }
+    terms.observer.refused(&Refused {
+        request_id,
+        client: Some(client),
+        protocol: "HTTP/1.1",
+        method: None,
+        path: None,
+        status: OVERLOADED.status,
+        code: OVERLOADED.code,
+        bytes_in: 0,
+        bytes_out: words.len(),
+        duration: Duration::ZERO,
+    });
+    if let Some(permit) = permit {
+        tokio::spawn(async move {
+            linger(Box::new(L4Stream::from(socket)), &words).await;
+            drop(permit);
+        });
+    }
+}
+
+/// The socket as Pingora's own listeners would hand it over, but without their buffers: the wire has its own.
+fn prepare(socket: TcpStream, client: SocketAddr) -> Option<L4Stream> {
+    let mut stream = L4Stream::from(socket);
+    if let Err(error) = stream.set_nodelay() {
+        debug!("a client left before it was served: {error}");
+        return None;
+    }
+    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    // The address is known; this spares the proxy a system call when it asks.
+    digest.peer_addr.get_or_init(|| Some(client.into()));
+    stream.set_socket_digest(digest);
+    Some(stream)
+}
+
+async fn handshake(stream: L4Stream, acceptor: &Acceptor) -> Option<Stream> {
+    match tokio::time::timeout(HANDSHAKE_TIME, acceptor.tls_handshake(stream)).await {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Err(error)) => {
+            debug!("TLS handshake failed: {error}");
+            None
+        }
+        Err(_) => {
+            debug!("TLS handshake took too long");
+            None
+        }
+    }
+}
+
+/// Errors of `accept` that belong to the connection it would have returned; the next one may be fine.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// A lack of descriptors or memory, while which `accept` fails at once each time it is called.
+#[derive(Default)]
+struct Trouble {
+    pause: Duration,
+    reported: Option<Instant>,
+}
+
+impl Trouble {
+    fn over(&mut self) {
+        self.pause = Duration::ZERO;
+    }
+
+    /// Waits, longer each time, and reports at most once a second.
+    fn pause(&mut self, error: &io::Error) -> impl Future<Output = ()> + use<> {
+        if self.reported.is_none_or(|last| last.elapsed() >= REPORT_EVERY) {
+            self.reported = Some(Instant::now());
+            error!("connections cannot be accepted: {error}");
+        }
+        self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        tokio::time::sleep(self.pause)
+    }
+}
+
+/// How many there are of something, and a signal when there are none.
+#[derive(Debug, Default)]
+struct Count {
+    now: AtomicUsize,
+    none: Notify,
+}
+
+impl Count {
+    /// One more, unless that would be more than `limit`.
+    fn enter(this: &Arc<Self>, limit: usize) -> Option<Permit> {
+        let one_more = |now| (now < limit).then_some(now + 1);
+        this.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Permit(Arc::clone(this)))
+    }
+
+    fn now(&self) -> usize {
+        self.now.load(Ordering::Acquire)
+    }
+
+    async fn none(&self) {
+        loop {
+            let mut none = pin!(self.none.notified());
+            none.as_mut().enable();
+            if self.now() == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+}
+
+/// The right to be counted; it ends with the connection.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<Count>);
+
+#[cfg(test)]
+impl Permit {
+    /// One that nobody counts.
+    pub(super) fn alone() -> Self {
+        Self(Arc::new(Count { now: AtomicUsize::new(1), none: Notify::new() }))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.0.now.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
+
+const OVERLOADED: Refusal =
+    Refusal { status: 503, code: "overloaded", reason: "There are too many connections." };
+/// How many refused clients may be told so at a time.
+const TURNED_AWAY_LIMIT: usize = 64;
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

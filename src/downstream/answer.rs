@@ -1,0 +1,138 @@
+//! The answers that are given before there is a proxy to give them.
+//!
+//! Owns their bytes and the request id in them. Nothing of what the client sent ever gets into one.
+
+use std::cell::Cell;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use bytes::{BufMut, BytesMut};
+use pingora_core::protocols::http::date;
+
+use super::Refusal;
+
+/// Appends the whole answer to `out`. An answer to HEAD ends with its head.
+pub(super) fn write(out: &mut BytesMut, refusal: &Refusal, id: &RequestId, method: Option<&str>) {
+    let Refusal { status, code, reason } = refusal;
+    let id = id.as_str();
+    let body =
+        format!(r#"{{"error":{{"code":"{code}","message":"{reason}","route":null,"request_id":"{id}"}}}}"#);
+    let head = format!(
+        "HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{retry}Connection: close\r\n\
+         X-Request-Id: {id}\r\nCache-Control: no-store\r\nDate: ",
+        phrase = phrase(*status),
+        length = body.len(),
+        retry = if *status == 503 { "Retry-After: 1\r\n" } else { "" },
+    );
+    out.put_slice(head.as_bytes());
+    out.put_slice(date::get_cached_date().as_bytes());
+    out.put_slice(b"\r\n\r\n");
+    if method != Some("HEAD") {
+        out.put_slice(body.as_bytes());
+    }
+}
+
+fn phrase(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error")
+}
+
+/// What one request is called in its answer, in the log and towards the function: 32 hexadecimal digits.
+///
+/// Unique for all practical purposes and cheap to make; it is a name, never a secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId([u8; 32]);
+
+impl RequestId {
+    /// A new one.
+    pub fn random() -> Self {
+        thread_local! {
+            // The standard library draws these keys from the system's randomness, once per thread.
+            static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0u8));
+        }
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 32];
+        for half in text.chunks_exact_mut(16) {
+            let mut bits = STATE.with(|state| {
+                state.set(state.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+                split_mix(state.get())
+            });
+            for digit in half {
+                *digit = DIGITS[(bits & 15) as usize];
+                bits >>= 4;
+            }
+        }
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The finalizer of SplitMix64: spreads a counter over all 64 bits, one to one.
+fn split_mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSAL: Refusal = Refusal { status: 503, code: "overloaded", reason: "Too many connections." };
+
+    fn written(method: Option<&str>) -> String {
+        let mut out = BytesMut::new();
+        write(&mut out, &REFUSAL, &RequestId::random(), method);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn answer_is_framed_and_says_why() {
+        let answer = written(Some("GET"));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+        for field in [
+            "Content-Type: application/json",
+            "Retry-After: 1",
+            "Connection: close",
+            "Cache-Control: no-store",
+            &format!("Content-Length: {}", body.len()),
+        ] {
+            assert!(head.split("\r\n").any(|line| line == field), "{field} is not in {head}");
+        }
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let id = body["error"]["request_id"].as_str().unwrap();
+        assert!(head.contains(&format!("X-Request-Id: {id}\r\n")), "{head}");
+        assert_eq!(body["error"]["code"], "overloaded");
+        assert_eq!(body["error"]["message"], "Too many connections.");
+        assert_eq!(body["error"]["route"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn answer_to_head_has_no_body() {
+        assert!(written(Some("HEAD")).ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn request_ids_are_hexadecimal_and_differ() {
+        let ids: std::collections::HashSet<_> = (0..1000).map(|_| RequestId::random()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(
+            ids.iter().all(|id| id.as_str().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+        );
+    }
+}

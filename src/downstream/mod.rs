@@ -1,0 +1,67 @@
+//! Everything between the accepted socket and Pingora's HTTP session.
+//!
+//! Owns the accept loop (`accept`), the guard that sits on each HTTP/1 connection (`wire`) and what it demands of a request's
+//! bytes (`head`, `chunked`). Rule: refuse, never repair. What gets through is passed on byte for byte. It knows no route and
+//! no platform, and never decides anything that a filter of the proxy can decide.
+
+mod accept;
+mod answer;
+mod chunked;
+mod grammar;
+mod head;
+mod linger;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use accept::Front;
+pub use answer::RequestId;
+pub use head::HeadLimits;
+pub use wire::Wire;
+
+/// On which terms connections are served. Those that are open keep the terms they were accepted under.
+#[derive(Clone)]
+pub struct Terms {
+    pub head: HeadLimits,
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// From the end of a request, or from the accept, to the first byte of the next one.
+    pub idle_timeout: Duration,
+    /// Open connections over all listeners.
+    pub connections: usize,
+    pub observer: Arc<dyn Observer>,
+}
+
+/// Learns of the requests that end before the proxy could see them, so that each has its line and its count.
+pub trait Observer: Send + Sync {
+    fn refused(&self, at: &Refused<'_>);
+}
+
+/// A request, or a connection, that was refused below the proxy.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    pub request_id: RequestId,
+    pub client: Option<SocketAddr>,
+    pub protocol: &'static str,
+    /// Only if it is a token.
+    pub method: Option<&'a str>,
+    /// Without the query, at most 2 KiB, and only if it can be told for sure.
+    pub path: Option<&'a str>,
+    pub status: u16,
+    pub code: &'static str,
+    pub bytes_in: usize,
+    pub bytes_out: usize,
+    /// Since the first byte.
+    pub duration: Duration,
+}
+
+/// Why a request is not passed on. Holds fixed text only, so that all of it may be shown to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    pub status: u16,
+    pub code: &'static str,
+    pub reason: &'static str,
+}

@@ -1,0 +1,489 @@
+//! The guard on one HTTP/1 connection: Pingora reads and writes through it.
+//!
+//! Owns where requests begin and end. A head is withheld until it is complete and good; a body is counted or scanned while it
+//! streams into the reader's own buffer; a byte of a later request never gets out before the current one is over, so
+//! pipelining needs nothing from Pingora. It changes no byte and knows nothing of what a request means.
+//!
+//! ```text
+//! Head ──good──▶ Release ──▶ Body ──whole body out, request_done()──▶ Head
+//!   └─bad, late─▶ Closed ◀─bad──┘ └──101 written──▶ Tunnel
+//! ```
+//!
+//! `request_done` comes from the proxy's `logging` hook: Pingora reads the connection while it answers, to notice a client
+//! that leaves, and nothing in those reads tells them from the wait for the next request.
+
+mod alarm;
+mod identity;
+mod writing;
+
+use std::fmt;
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+
+use self::alarm::Alarm;
+use super::accept::Permit;
+use super::chunked::Scanner;
+use super::head::{self, Framing, Head, HeadLimits, Search};
+use super::linger::linger;
+use super::{Refusal, Refused, RequestId, Terms, answer};
+
+/// A connection as Pingora sees it.
+pub struct Wire {
+    /// Taken only when the wire is dropped.
+    inner: Option<Stream>,
+    terms: Arc<Terms>,
+    client: Option<SocketAddr>,
+    /// Keeps the connection counted until the last byte has been drained.
+    permit: Option<Permit>,
+    stage: Stage,
+    body: Body,
+    /// Read, but not yet given out: an unfinished head, what follows a head, or a later request.
+    held: BytesMut,
+    search: Search,
+    /// One empty line before a request line has been dropped, RFC 9112 section 2.2.
+    blank_line: bool,
+    /// The request asked for a WebSocket and no final answer has been written.
+    upgrading: bool,
+    /// Written by Pingora, not yet passed on.
+    out: BytesMut,
+    refusal: Option<Refusal>,
+    /// The client closed, or the connection failed: nobody is there to linger for.
+    gone: bool,
+    /// Set through a shared reference, by the task that also reads and writes.
+    done: AtomicBool,
+    /// When the function has to have answered, in microseconds after `born`; 0 is never. Set like `done`.
+    expires: AtomicU64,
+    expired: bool,
+    born: Instant,
+    /// The client has closed its side while it waits for an answer; when that is taken for leaving.
+    leaves: Option<Instant>,
+    /// Start of the current wait: for a first byte, then for the rest of the head.
+    since: Instant,
+    alarm: Alarm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Between requests, or within a head.
+    Head,
+    /// This many bytes of `held` are a good head that the reader has not taken yet.
+    Release(usize),
+    /// The body, and after it the wait for the end of the answer.
+    Body,
+    /// After 101: bytes of another protocol, both ways.
+    Tunnel,
+    /// Nothing more is read.
+    Closed,
+}
+
+/// What is left of the current request's body.
+enum Body {
+    Ended,
+    Length(u64),
+    Chunked(Scanner),
+}
+
+impl Wire {
+    pub(super) fn new(inner: Stream, client: Option<SocketAddr>, terms: Arc<Terms>, permit: Permit) -> Self {
+        Self {
+            inner: Some(inner),
+            terms,
+            client,
+            permit: Some(permit),
+            stage: Stage::Head,
+            body: Body::Ended,
+            held: BytesMut::new(),
+            search: Search::default(),
+            blank_line: false,
+            upgrading: false,
+            out: BytesMut::new(),
+            refusal: None,
+            gone: false,
+            done: AtomicBool::new(false),
+            expires: AtomicU64::new(0),
+            expired: false,
+            born: Instant::now(),
+            leaves: None,
+            since: Instant::now(),
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// The wire under a session, for the hooks of the proxy; HTTP/2 has none.
+    pub fn of(session: &ServerSession) -> Option<&Self> {
+        session.as_http1()?.stream().as_any().downcast_ref()
+    }
+
+    /// The answer to the current request is written: once its body is read to its end, the next head may come.
+    pub fn request_done(&self) {
+        self.expires.store(0, Ordering::Relaxed);
+        self.done.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the wait for the function at this time, by a failed read: Pingora's own time-outs start anew with every byte, and
+    /// it watches the client for as long as it waits.
+    pub fn expire_at(&self, at: Option<Instant>) {
+        let micros = at.map_or(0, |at| {
+            u64::try_from(at.duration_since(self.born).as_micros()).unwrap_or(u64::MAX).max(1)
+        });
+        self.expires.store(micros, Ordering::Relaxed);
+    }
+
+    /// Whether a read failed because that time had come.
+    pub fn has_expired(&self) -> bool {
+        self.expired
+    }
+
+    /// Why the body could not be read on, when that is the cause of a failed read.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            self.drop_blank_line();
+            if self.held.is_empty() {
+                ready!(self.poll_fresh_head(cx, buf))?;
+                if self.stage != Stage::Head {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            match examine(&self.held, &mut self.search, &self.terms.head) {
+                Ok(Some((head, length))) => {
+                    self.begin(head);
+                    self.release(length, buf);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(None) => {}
+                Err(refusal) => {
+                    let head = mem::take(&mut self.held);
+                    self.refuse(refusal, &head);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match self.poll_hold(cx) {
+                Poll::Ready(Ok(0)) => {
+                    self.stage = Stage::Closed;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(read) => read.map(drop)?,
+                Poll::Pending => {
+                    ready!(self.alarm.poll(cx, self.since + self.terms.header_timeout));
+                    let head = mem::take(&mut self.held);
+                    self.refuse(TOO_SLOW, &head);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    /// Reads the first bytes of a head straight into the reader's buffer. Mostly they are the whole head, and stay there.
+    fn poll_fresh_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match self.poll_inner(cx, buf) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => return self.poll_idle(cx),
+        }
+        let fresh = &buf.filled()[before..];
+        if fresh.is_empty() {
+            self.stage = Stage::Closed;
+            return Poll::Ready(Ok(()));
+        }
+        self.since = Instant::now();
+        let found = match fresh[0] {
+            b'\r' => Ok(None), // `drop_blank_line` has to see it first.
+            _ => examine(fresh, &mut self.search, &self.terms.head),
+        };
+        let keep = match found {
+            Ok(None) => 0,
+            Ok(Some((head, length))) => {
+                self.begin(head);
+                length + self.body.sized(fresh.len() - length)
+            }
+            Err(refusal) => {
+                self.refuse(refusal, fresh);
+                buf.set_filled(before);
+                return Poll::Ready(Ok(()));
+            }
+        };
+        self.held.extend_from_slice(&fresh[keep..]);
+        buf.set_filled(before + keep);
+        Poll::Ready(Ok(()))
+    }
+
+    /// No byte of a next request yet. What the last one needed is given back meanwhile.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.held = BytesMut::new();
+        if self.out.is_empty() {
+            self.out = BytesMut::new();
+        }
+        ready!(self.alarm.poll(cx, self.since + self.terms.idle_timeout));
+        self.stage = Stage::Closed;
+        Poll::Ready(Ok(()))
+    }
+
+    fn drop_blank_line(&mut self) {
+        if !self.blank_line && self.held.starts_with(b"\r\n") {
+            self.held.advance(2);
+            self.blank_line = true;
+        }
+    }
+
+    fn begin(&mut self, head: Head) {
+        self.body = match head.framing {
+            Framing::None => Body::Ended,
+            Framing::Length(length) => Body::Length(length),
+            Framing::Chunked => Body::Chunked(Scanner::default()),
+        };
+        self.upgrading = head.upgrade;
+        self.search = Search::default();
+        self.blank_line = false;
+        self.stage = Stage::Body;
+    }
+
+    fn release(&mut self, length: usize, buf: &mut ReadBuf<'_>) {
+        let now = length.min(buf.remaining());
+        buf.put_slice(&self.held[..now]);
+        self.held.advance(now);
+        self.stage = if now == length { Stage::Body } else { Stage::Release(length - now) };
+    }
+
+    /// Answers a bad head: Pingora gets the end of the connection, the client what `Drop` writes out.
+    fn refuse(&mut self, refusal: Refusal, head: &[u8]) {
+        let request_id = RequestId::random();
+        let (method, path) = head::identify(head);
+        let before = self.out.len();
+        answer::write(&mut self.out, &refusal, &request_id, method);
+        self.terms.observer.refused(&Refused {
+            request_id,
+            client: self.client,
+            protocol: "HTTP/1.1",
+            method,
+            path,
+            status: refusal.status,
+            code: refusal.code,
+            bytes_in: head.len(),
+            bytes_out: self.out.len() - before,
+            duration: self.since.elapsed(),
+        });
+        self.refusal = Some(refusal);
+        self.stage = Stage::Closed;
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() {
+            let offered = self.held.len().min(buf.remaining());
+            let used = match self.body.take(&self.held[..offered]) {
+                Ok(used) => used,
+                Err(refusal) => return Poll::Ready(self.refuse_body(refusal)),
+            };
+            buf.put_slice(&self.held[..used]);
+            self.held.advance(used);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        match self.poll_inner(cx, buf) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => return self.poll_expiry(cx),
+        }
+        let fresh = &buf.filled()[before..];
+        let used = match self.body.take(fresh) {
+            Ok(used) => used,
+            Err(refusal) => {
+                buf.set_filled(before);
+                return Poll::Ready(self.refuse_body(refusal));
+            }
+        };
+        self.held.extend_from_slice(&fresh[used..]);
+        buf.set_filled(before + used);
+        Poll::Ready(Ok(()))
+    }
+
+    /// A bad body ends in the proxy's phases: the request is known there, and may be answered already.
+    fn refuse_body(&mut self, refusal: Refusal) -> io::Result<()> {
+        self.refusal = Some(refusal);
+        self.stage = Stage::Closed;
+        Err(io::Error::new(io::ErrorKind::InvalidData, refusal))
+    }
+
+    /// The request is read to its end and not answered yet: all that may be seen is the client leaving. Bytes of a next
+    /// request are put aside, once; after that nothing is read, so that a client cannot make us hold its whole pipeline.
+    fn poll_away(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty()
+            && self.leaves.is_none()
+            && let Poll::Ready(read) = self.poll_hold(cx)
+            && read? == 0
+        {
+            // It may only have said all it had to say (RFC 9112 section 9.6). Nothing tells that from leaving, but time.
+            self.leaves = Some(Instant::now() + HALF_CLOSE);
+        }
+        if let Some(at) = self.leaves
+            && self.alarm.poll(cx, at).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
+        // But for the expiry nobody needs to be woken: the reader asks again when the answer is done, or never.
+        self.poll_expiry(cx)
+    }
+
+    fn poll_expiry(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let micros = *self.expires.get_mut();
+        if micros == 0 {
+            return Poll::Pending;
+        }
+        ready!(self.alarm.poll(cx, self.born + Duration::from_micros(micros)));
+        self.expired = true;
+        self.stage = Stage::Closed;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_tunnel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return self.poll_inner(cx, buf);
+        }
+        let now = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..now]);
+        self.held.advance(now);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into `held` and returns how much.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [const { MaybeUninit::uninit() }; HOLD_STEP];
+        let mut buf = ReadBuf::uninit(&mut space);
+        ready!(self.poll_inner(cx, &mut buf))?;
+        self.held.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(self.inner_mut()).poll_read(cx, buf));
+        self.gone |= result.is_err() || buf.filled().len() == before;
+        Poll::Ready(result)
+    }
+
+    fn inner(&self) -> &Stream {
+        self.inner.as_ref().expect(INNER)
+    }
+
+    fn inner_mut(&mut self) -> &mut Stream {
+        self.inner.as_mut().expect(INNER)
+    }
+
+    /// Whether closing at once could lose what the client has yet to read: with unread bytes in the socket the kernel
+    /// sends a reset, which discards the answer on its way (RFC 9112 section 9.6).
+    fn must_linger(&self) -> bool {
+        let unread = !self.held.is_empty() || !matches!(self.body, Body::Ended);
+        !self.gone
+            && self.stage != Stage::Tunnel
+            && (unread || self.refusal.is_some() || !self.out.is_empty())
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if !self.must_linger() {
+            return;
+        }
+        if let (Some(inner), Ok(runtime)) = (self.inner.take(), tokio::runtime::Handle::try_current()) {
+            let (out, permit) = (mem::take(&mut self.out), self.permit.take());
+            runtime.spawn(async move {
+                linger(inner, &out).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Body {
+    /// How many of `bytes`, which is not empty, are of this body.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+        match self {
+            Self::Ended => Ok(0),
+            Self::Length(_) => Ok(self.sized(bytes.len())),
+            Self::Chunked(scanner) => {
+                let progress = scanner.feed(bytes)?;
+                if progress.ended {
+                    *self = Self::Ended;
+                }
+                Ok(progress.used)
+            }
+        }
+    }
+
+    /// The same for a body whose bytes need not be looked at; none for the others.
+    fn sized(&mut self, available: usize) -> usize {
+        let Self::Length(left) = self else { return 0 };
+        let used = usize::try_from(*left).map_or(available, |left| left.min(available));
+        *left -= used as u64;
+        if *left == 0 {
+            *self = Self::Ended;
+        }
+        used
+    }
+}
+
+/// The head that `bytes` begin with, if all of it is there, and its length.
+fn examine(bytes: &[u8], search: &mut Search, limits: &HeadLimits) -> Result<Option<(Head, usize)>, Refusal> {
+    // The line end that some clients put after a body; `drop_blank_line` deals with it when it is complete.
+    if bytes == b"\r" || !search.is_complete(bytes, limits)? {
+        return Ok(None);
+    }
+    head::check(bytes, limits).map(Some)
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        match wire.stage {
+            Stage::Head => wire.poll_head(cx, buf),
+            Stage::Release(length) => {
+                wire.release(length, buf);
+                Poll::Ready(Ok(()))
+            }
+            Stage::Body if !matches!(wire.body, Body::Ended) => wire.poll_body(cx, buf),
+            Stage::Body if mem::take(wire.done.get_mut()) => {
+                wire.stage = Stage::Head;
+                wire.since = Instant::now();
+                wire.poll_head(cx, buf)
+            }
+            Stage::Body => wire.poll_away(cx),
+            Stage::Tunnel => wire.poll_tunnel(cx, buf),
+            Stage::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Without the client's bytes: Pingora prints streams into its log.
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
+
+const INNER: &str = "the inner stream is taken only by drop";
+const TOO_SLOW: Refusal =
+    Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
+const HOLD_STEP: usize = 4 * 1024;
+/// How long a client that closed its side is still waited for. Longer than tools wait that send, half-close and read.
+const HALF_CLOSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

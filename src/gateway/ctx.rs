@@ -1,0 +1,161 @@
+//! `RequestCtx`: what one request has learned so far.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use pingora::http::RequestHeader;
+
+use super::limits::InFlight;
+use crate::downstream::RequestId;
+use crate::error::GatewayError;
+use crate::function::Function;
+use crate::platforms::Call;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Held;
+use crate::upstream::Lease;
+
+pub struct RequestCtx {
+    pub(super) started: Instant,
+    pub(super) arrived: SystemTime,
+    pub(super) snapshot: Arc<Snapshot>,
+    own_id: RequestId,
+    /// The id a trusted proxy gave.
+    pub(super) adopted_id: Option<String>,
+    /// The client's address, as far as it can be believed.
+    pub(super) client: IpAddr,
+    /// Whether the peer is a proxy whose forwarding headers are believed.
+    pub(super) peer_is_trusted: bool,
+    pub(super) route: Option<Match>,
+    /// Why the request ended early, or how its answer was cut.
+    pub(super) error: Option<GatewayError>,
+    /// The function refused our credential; its answer was passed on.
+    pub(super) credential_refused: bool,
+    pub(super) upstream: Attempts,
+    /// Bytes of the request's body that have arrived.
+    pub(super) body_in: u64,
+    /// `Some` from the moment the request counts against the limits.
+    pub(super) in_flight: Option<InFlight>,
+    /// Keeps the route's gauge of requests in flight up.
+    pub(super) held: Option<Held>,
+    /// 101 was answered: what follows is no body.
+    pub(super) is_tunnel: bool,
+    pub(super) activation_id: Option<String>,
+}
+
+/// The route's function, and where in the path its suffix begins.
+pub(super) struct Match {
+    pub(super) function: Arc<Function>,
+    pub(super) suffix_at: Option<usize>,
+}
+
+/// What happened between us and the function.
+#[derive(Default)]
+pub(super) struct Attempts {
+    pub(super) count: u32,
+    pub(super) lease: Option<Lease>,
+    pub(super) reused: Option<bool>,
+    /// When the current attempt began, and when the first one did.
+    pub(super) began: Option<Instant>,
+    pub(super) first_began: Option<Instant>,
+    pub(super) connect: Option<Duration>,
+    pub(super) first_byte: Option<Duration>,
+    /// 1xx answers of the current attempt.
+    pub(super) interim: u32,
+    /// When the function's answer was complete, or the attempt failed.
+    pub(super) ended: Option<Instant>,
+}
+
+impl RequestCtx {
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        RequestCtx {
+            started: Instant::now(),
+            arrived: SystemTime::now(),
+            snapshot,
+            own_id: RequestId::random(),
+            adopted_id: None,
+            client: IpAddr::from([0, 0, 0, 0]),
+            peer_is_trusted: false,
+            route: None,
+            error: None,
+            credential_refused: false,
+            upstream: Attempts::default(),
+            body_in: 0,
+            in_flight: None,
+            held: None,
+            is_tunnel: false,
+            activation_id: None,
+        }
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        self.adopted_id.as_deref().unwrap_or(self.own_id.as_str())
+    }
+
+    pub(super) fn function(&self) -> Option<&Arc<Function>> {
+        self.route.as_ref().map(|route| &route.function)
+    }
+
+    /// What a platform may know of the request with this head.
+    pub(super) fn call<'a>(&'a self, head: &'a RequestHeader) -> Call<'a> {
+        let path = head.uri.path();
+        Call {
+            suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),
+            query: head.uri.query(),
+            path,
+            request_id: self.request_id(),
+            client: self.client,
+        }
+    }
+
+    /// What is left of the call's deadline; `Err` when nothing is.
+    pub(super) fn remaining(&self) -> Result<Option<Duration>, GatewayError> {
+        let Some(deadline) = self.function().and_then(|function| function.upstream.terms().deadline) else {
+            return Ok(None);
+        };
+        match deadline.checked_sub(self.started.elapsed()) {
+            Some(left) if !left.is_zero() => Ok(Some(left)),
+            _ => Err(GatewayError::Deadline),
+        }
+    }
+}
+
+impl Attempts {
+    /// Begins an attempt on this address.
+    pub(super) fn begin(&mut self, lease: Lease) {
+        let now = Instant::now();
+        self.count += 1;
+        // The slot of a failed attempt is free before its successor takes one.
+        self.lease = None;
+        self.lease = Some(lease);
+        self.began = Some(now);
+        self.first_began.get_or_insert(now);
+        self.connect = None;
+        self.first_byte = None;
+        self.interim = 0;
+        self.ended = None;
+    }
+
+    pub(super) fn connected(&mut self, reused: bool) {
+        self.reused = Some(reused);
+        if !reused {
+            self.connect = self.began.map(|began| began.elapsed());
+        }
+    }
+
+    pub(super) fn answered(&mut self) {
+        if self.first_byte.is_none() {
+            self.first_byte = self.began.map(|began| began.elapsed());
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        self.ended.get_or_insert_with(Instant::now);
+    }
+
+    /// The time that was the function's, connecting included.
+    pub(super) fn duration(&self) -> Duration {
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        self.first_began.map_or(Duration::ZERO, |began| ended.saturating_duration_since(began))
+    }
+}

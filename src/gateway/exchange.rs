@@ -1,0 +1,253 @@
+//! A bounded round trip for platforms that need the whole body, on Pingora's connector and pool.
+//!
+//! The status of such an answer depends on its body, so it cannot pass through the proxy phases, which send the head first.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
+use http::{HeaderValue, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::client::HttpSession;
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use super::ctx::RequestCtx;
+use super::{Gateway, INTERIM_ANSWERS, check_answer, fault, finish_head, notice_refusal, reply};
+use crate::downstream::Wire;
+use crate::error::GatewayError;
+use crate::function::Function;
+use crate::platforms::{Buffered, BufferedTarget};
+use crate::telemetry::Retry;
+use crate::upstream::{Keepalive, Use};
+use crate::values::Scheme;
+
+/// Calls the function and answers the client. An `Err` has not been told to the client yet.
+pub(super) async fn run(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut RequestCtx,
+    function: &Function,
+    target: &BufferedTarget,
+) -> Result<(), GatewayError> {
+    let limit = usize::try_from(ctx.snapshot.settings.limits.body.0).unwrap_or(usize::MAX);
+    let body = read_body(session, ctx, target.limits().request.min(limit)).await?;
+    let mut head = session.req_header().clone();
+    let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body)?;
+    frame(&mut head, function, sealed.len())?;
+
+    let answer = {
+        let call = call(gateway, ctx, function, target, head, sealed);
+        tokio::select! {
+            answer = call => answer,
+            gone = client_leaves(session) => Err(gone),
+        }
+    };
+    ctx.upstream.end();
+    let (mut resp, body) = answer?;
+    ctx.activation_id = resp.headers.get(ACTIVATION_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    // What the action itself answers is not about our credential.
+    notice_refusal(&mut resp, function, ctx);
+    let body = target.open(&ctx.call(session.req_header()), &mut resp, body)?;
+
+    finish_head(&mut resp, ctx).map_err(|_| GatewayError::Internal)?;
+    if !matches!(resp.status.as_u16(), 204 | 304) {
+        resp.insert_header(CONTENT_LENGTH, body.len()).map_err(|_| GatewayError::Internal)?;
+    }
+    // The answer has begun: whatever fails now is the client's connection.
+    if reply::send(session, resp, body).await.is_err() {
+        ctx.error = Some(GatewayError::ClientGone);
+    }
+    Ok(())
+}
+
+/// Reads the client's body up to the bound.
+async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) -> Result<Bytes, GatewayError> {
+    let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
+    super::check_body_length(session.req_header(), limit_bytes)?;
+    let expects = session.req_header().headers.get(http::header::EXPECT).is_some();
+    if expects && session.as_downstream_mut().write_continue_response().await.is_err() {
+        return Err(GatewayError::ClientGone);
+    }
+    let mut body = BytesMut::new();
+    loop {
+        match session.read_request_body().await {
+            Ok(Some(bytes)) => {
+                ctx.body_in += bytes.len() as u64;
+                if body.len() + bytes.len() > limit {
+                    return Err(GatewayError::BodyTooLarge);
+                }
+                body.extend_from_slice(&bytes);
+            }
+            Ok(None) => return Ok(body.freeze()),
+            Err(mut e) => {
+                e.as_down();
+                let refusal = Wire::of(session.as_downstream()).and_then(Wire::refusal);
+                return Err(refusal.map_or_else(|| fault::reason(&e), fault::refused));
+            }
+        }
+    }
+}
+
+/// Resolves when the client closes its connection while it waits.
+async fn client_leaves(session: &mut Session) -> GatewayError {
+    // The body was read to its end, so this only returns when the connection ends or misbehaves.
+    match session.as_downstream_mut().read_body_or_idle(true).await {
+        Ok(_) | Err(_) => GatewayError::ClientGone,
+    }
+}
+
+fn frame(head: &mut RequestHeader, function: &Function, length: usize) -> Result<(), GatewayError> {
+    let mut frame = || -> pingora::Result<()> {
+        head.remove_header(&http::header::TRANSFER_ENCODING);
+        head.insert_header(CONTENT_LENGTH, length)?;
+        if function.upstream.terms().keepalive == Keepalive::Off {
+            head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
+        }
+        head.set_version(Version::HTTP_11);
+        Ok(())
+    };
+    frame().map_err(|_| GatewayError::Internal)
+}
+
+/// Sends the sealed request; once more, when a pooled connection turned out to be dead before the request was on it.
+async fn call(
+    gateway: &Gateway,
+    ctx: &mut RequestCtx,
+    function: &Function,
+    target: &BufferedTarget,
+    head: RequestHeader,
+    body: Bytes,
+) -> Result<(ResponseHeader, Bytes), GatewayError> {
+    loop {
+        let remaining = ctx.remaining()?;
+        let lease = function.upstream.lease()?;
+        let peer = function.upstream.peer(&lease, Use::Exchange, remaining);
+        ctx.upstream.begin(lease);
+        let attempt = attempt(gateway, ctx, function, &peer, target.limits().response, &head, &body);
+        let failure = match remaining {
+            None => attempt.await,
+            Some(left) => tokio::time::timeout(left, attempt)
+                .await
+                .unwrap_or(Err(Failure { error: GatewayError::Deadline, retry: None })),
+        };
+        match failure {
+            Ok(answer) => return Ok(answer),
+            Err(Failure { retry: Some(reason), .. }) if ctx.upstream.count < 2 => {
+                function.metrics.retried(reason)
+            }
+            Err(Failure { error, .. }) => return Err(error),
+        }
+    }
+}
+
+/// Why an attempt failed, and whether another one is safe.
+struct Failure {
+    error: GatewayError,
+    retry: Option<Retry>,
+}
+
+impl From<GatewayError> for Failure {
+    fn from(error: GatewayError) -> Self {
+        Failure { error, retry: None }
+    }
+}
+
+async fn attempt(
+    gateway: &Gateway,
+    ctx: &mut RequestCtx,
+    function: &Function,
+    peer: &HttpPeer,
+    limit: usize,
+    head: &RequestHeader,
+    body: &Bytes,
+) -> Result<(ResponseHeader, Bytes), Failure> {
+    let connected = gateway.connector.get_http_session(peer).await;
+    let (mut upstream, reused) = connected.map_err(|e| Failure {
+        error: explain(e),
+        retry: (function.upstream.address_count() > 1).then_some(Retry::Connect),
+    })?;
+    ctx.upstream.connected(reused);
+    match ctx.upstream.connect {
+        Some(took) => function.metrics.dialled(took),
+        None => function.metrics.reused(),
+    }
+    upstream.set_read_timeout(peer.options.read_timeout);
+    upstream.set_write_timeout(peer.options.write_timeout);
+
+    let head = for_session(&upstream, head, function)?;
+    upstream.write_request_header(Box::new(head)).await.map_err(|e| Failure {
+        // Nothing of the request reached a connection that was already dead.
+        retry: (reused && *e.etype() == ErrorType::WriteError).then_some(Retry::StaleConnection),
+        error: explain(e),
+    })?;
+    upstream.write_request_body(body.clone(), true).await.map_err(explain)?;
+    upstream.finish_request_body().await.map_err(explain)?;
+
+    // As a whole: Pingora's own time-out starts anew with each byte of a head.
+    let head = tokio::time::timeout(function.upstream.terms().timeout, read_head(&mut upstream, ctx)).await;
+    let resp = head.unwrap_or(Err(GatewayError::UpstreamTimeout))?;
+    let body = read_answer(&mut upstream, limit).await?;
+    gateway.connector.release_http_session(upstream, peer, peer.options.idle_timeout).await;
+    Ok((resp, body))
+}
+
+/// HTTP/2 wants the authority in the URI and knows no connection headers.
+fn for_session(
+    upstream: &HttpSession,
+    head: &RequestHeader,
+    function: &Function,
+) -> Result<RequestHeader, GatewayError> {
+    let mut head = head.clone();
+    if upstream.as_http2().is_none() {
+        return Ok(head);
+    }
+    let scheme = match function.upstream.terms().scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    let authority = head.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes);
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build();
+    head.set_uri(uri.map_err(|_| GatewayError::Internal)?);
+    head.set_version(Version::HTTP_2);
+    head.remove_header(&HOST);
+    head.remove_header(&CONNECTION);
+    Ok(head)
+}
+
+/// The final head; informational ones are passed over.
+async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<ResponseHeader, GatewayError> {
+    for _ in 0..=INTERIM_ANSWERS {
+        upstream.read_response_header().await.map_err(explain)?;
+        ctx.upstream.answered();
+        let Some(head) = upstream.response_header() else { break };
+        if !head.status.is_informational() {
+            check_answer(Use::Exchange, head)?;
+            return Ok(head.clone());
+        }
+    }
+    Err(GatewayError::UpstreamProtocol)
+}
+
+async fn read_answer(upstream: &mut HttpSession, limit: usize) -> Result<Bytes, GatewayError> {
+    let mut body = BytesMut::new();
+    while let Some(bytes) = upstream.read_response_body().await.map_err(explain)? {
+        if body.len() + bytes.len() > limit {
+            return Err(GatewayError::BadEnvelope(
+                "the function's answer is larger than this gateway accepts",
+            ));
+        }
+        body.extend_from_slice(&bytes);
+    }
+    Ok(body.freeze())
+}
+
+fn explain(mut error: Box<Error>) -> GatewayError {
+    if *error.esource() == ErrorSource::Unset {
+        error.as_up();
+    }
+    log::debug!("exchange: {error}");
+    fault::reason(&error)
+}
+
+const ACTIVATION_ID: &str = "x-openwhisk-activation-id";

@@ -1,0 +1,52 @@
+//! From what went wrong in Pingora to the reason the gateway names.
+
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::downstream::Refusal;
+use crate::error::GatewayError;
+
+/// An error of ours on its way through Pingora; the context holds the reason itself.
+pub(super) const OURS: ErrorType = ErrorType::Custom("fngate");
+
+/// The reason behind an error that is not of our own making.
+pub(super) fn reason(error: &Error) -> GatewayError {
+    match error.esource() {
+        ErrorSource::Upstream => upstream(error),
+        ErrorSource::Downstream => downstream(error.etype()),
+        ErrorSource::Internal | ErrorSource::Unset => GatewayError::Internal,
+    }
+}
+
+/// The reason behind a refusal of the wire.
+pub(super) fn refused(refusal: Refusal) -> GatewayError {
+    match refusal.status {
+        408 => GatewayError::RequestTimeout,
+        413 => GatewayError::BodyTooLarge,
+        431 => GatewayError::HeadersTooLarge,
+        501 => GatewayError::UnsupportedCoding,
+        _ => GatewayError::BadRequest(refusal.reason),
+    }
+}
+
+fn upstream(error: &Error) -> GatewayError {
+    use ErrorType::*;
+    match error.etype() {
+        ConnectTimedout | TLSHandshakeTimedout => GatewayError::ConnectTimeout,
+        TLSWantX509Lookup | TLSHandshakeFailure | InvalidCert | HandshakeError => GatewayError::UpstreamTls,
+        ConnectRefused | ConnectNoRoute | ConnectError | BindError | SocketError | ConnectProxyFailure => {
+            GatewayError::UpstreamConnect
+        }
+        ReadTimedout | WriteTimedout => GatewayError::UpstreamTimeout,
+        ReadError | WriteError | ConnectionClosed => GatewayError::UpstreamReset,
+        _ => GatewayError::UpstreamProtocol,
+    }
+}
+
+fn downstream(kind: &ErrorType) -> GatewayError {
+    use ErrorType::*;
+    match kind {
+        ReadTimedout => GatewayError::RequestTimeout,
+        ReadError | WriteError | WriteTimedout | ConnectionClosed => GatewayError::ClientGone,
+        _ => GatewayError::BadRequest("the request's body is malformed"),
+    }
+}

@@ -1,0 +1,214 @@
+//! Forwarding: who the client is, what of its head may pass, and what of the function's.
+
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::ctx::RequestCtx;
+use crate::error::GatewayError;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Hop-by-hop fields of an answer. `Transfer-Encoding` is not among them: Pingora frames by it.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("te"),
+    HeaderName::from_static("trailer"),
+    HeaderName::from_static("upgrade"),
+];
+
+/// The listener a request came in on, as far as the function may want to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entrance {
+    pub(super) is_tls: bool,
+    pub(super) port: u16,
+}
+
+/// The client behind trusted proxies: from the right, the first address of `X-Forwarded-For` that is no trusted proxy.
+pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> (IpAddr, Trust) {
+    if !is_trusted(peer, trusted) {
+        return (peer, Trust::Nobody);
+    }
+    let forwarded = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .rev()
+        .flat_map(|value| value.as_bytes().rsplit(|b| *b == b','));
+    let mut client = peer;
+    for entry in forwarded {
+        // What cannot be read ends the chain: nothing left of it can be believed.
+        let Some(address) = parse_address(entry) else { break };
+        client = address;
+        if !is_trusted(address, trusted) {
+            break;
+        }
+    }
+    (client, Trust::Peer)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    Nobody,
+    Peer,
+}
+
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+fn parse_address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim();
+    let bare =
+        text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(text, |(address, _)| address);
+    bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// An incoming request id is kept from trusted proxies only, and only if it is harmless.
+pub(super) fn accepted_request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    let is_harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b);
+    ((1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(is_harmless)).then_some(id)
+}
+
+const MAX_REQUEST_ID: usize = 128;
+
+/// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
+pub(super) fn announce(
+    req: &mut RequestHeader,
+    ctx: &RequestCtx,
+    peer: IpAddr,
+    entrance: Entrance,
+) -> Result<(), GatewayError> {
+    let text = |text: String| HeaderValue::try_from(text).map_err(|_| GatewayError::Internal);
+    let host = req.headers.get(http::header::HOST).cloned();
+
+    let forwarded_for = match (ctx.peer_is_trusted, joined(&req.headers, &X_FORWARDED_FOR)) {
+        (true, Some(chain)) => format!("{chain}, {peer}"),
+        _ => peer.to_string(),
+    };
+    set(req, X_FORWARDED_FOR, text(forwarded_for)?)?;
+    set(req, X_REAL_IP, text(ctx.client.to_string())?)?;
+    let keeps =
+        |req: &RequestHeader, name: &HeaderName| ctx.peer_is_trusted && req.headers.contains_key(name);
+    if !keeps(req, &X_FORWARDED_PROTO) {
+        set(
+            req,
+            X_FORWARDED_PROTO,
+            HeaderValue::from_static(if entrance.is_tls { "https" } else { "http" }),
+        )?;
+    }
+    if !keeps(req, &X_FORWARDED_PORT) {
+        set(req, X_FORWARDED_PORT, HeaderValue::from(entrance.port))?;
+    }
+    if !keeps(req, &X_FORWARDED_HOST) {
+        match host {
+            Some(host) => set(req, X_FORWARDED_HOST, host)?,
+            None => drop(req.remove_header(&X_FORWARDED_HOST)),
+        }
+    }
+    if !ctx.peer_is_trusted {
+        req.remove_header(&FORWARDED);
+    }
+    set(req, X_REQUEST_ID, text(ctx.request_id().to_owned())?)
+}
+
+/// Removes what belongs to the function's connection and not to the client's.
+pub(super) fn strip_hop_by_hop(resp: &mut ResponseHeader) {
+    let nominated: Vec<HeaderName> = resp
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        // These steer the framing of this very message, which is Pingora's.
+        .filter(|name| !matches!(name.as_str(), "close" | "content-length" | "transfer-encoding" | "date"))
+        .collect();
+    for name in nominated.iter().chain(&HOP_BY_HOP) {
+        resp.remove_header(name);
+    }
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+fn set(req: &mut RequestHeader, name: HeaderName, value: HeaderValue) -> Result<(), GatewayError> {
+    req.insert_header(name, value).map_err(|_| GatewayError::Internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trusted() -> Vec<IpNet> {
+        ["10.0.0.0/8", "127.0.0.1/32", "::1/128"].map(|net| net.parse().unwrap()).into()
+    }
+
+    #[track_caller]
+    fn check(peer: &str, chain: &[&str], expected: &str) {
+        let mut headers = HeaderMap::new();
+        for value in chain {
+            headers.append(X_FORWARDED_FOR, value.parse().unwrap());
+        }
+        let (client, _) = client(peer.parse().unwrap(), &headers, &trusted());
+        assert_eq!(client.to_string(), expected, "{peer} {chain:?}");
+    }
+
+    #[test]
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
+        check("203.0.113.9", &["1.2.3.4"], "203.0.113.9");
+        check("10.0.0.1", &[], "10.0.0.1");
+        check("10.0.0.1", &["198.51.100.7"], "198.51.100.7");
+        check("10.0.0.1", &["6.6.6.6, 198.51.100.7, 10.2.3.4"], "198.51.100.7");
+        check("10.0.0.1", &["6.6.6.6, 198.51.100.7", "10.2.3.4"], "198.51.100.7");
+        check("10.0.0.1", &["198.51.100.7, nonsense, 10.2.3.4"], "10.2.3.4");
+        check("::ffff:10.0.0.1", &["198.51.100.7:4711"], "198.51.100.7");
+        check("::1", &["[2001:db8::5]:80"], "2001:db8::5");
+    }
+
+    #[test]
+    fn only_harmless_request_ids_are_kept() {
+        let id = |text: &str| {
+            let headers =
+                HeaderMap::from_iter([(X_REQUEST_ID, HeaderValue::from_bytes(text.as_bytes()).unwrap())]);
+            accepted_request_id(&headers).map(str::to_owned)
+        };
+        assert_eq!(id("abc-123"), Some("abc-123".to_owned()));
+        assert_eq!(id("a b"), None);
+        assert_eq!(id("\"x\""), None);
+        assert_eq!(id(&"x".repeat(129)), None);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_those_that_connection_names_are_removed() {
+        let mut resp = ResponseHeader::build(200, None).unwrap();
+        for (name, value) in [
+            ("connection", "close, X-Inner"),
+            ("x-inner", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("trailer", "x"),
+            ("upgrade", "h2c"),
+            ("x-outer", "2"),
+            ("content-length", "3"),
+        ] {
+            resp.append_header(name, value).unwrap();
+        }
+        strip_hop_by_hop(&mut resp);
+        let left: Vec<_> = resp.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["connection", "x-outer", "content-length"]);
+    }
+}

@@ -1,0 +1,497 @@
+//! `impl ProxyHttp for Gateway`: the phases of a request, in the order in which they run.
+//!
+//! Decide early, act late: `request_filter` takes the snapshot, finds the route and refuses; `upstream_peer` chooses an address;
+//! `upstream_request_filter` rewrites; `fail_to_proxy` answers for what went wrong; `logging` writes the one line and counts.
+
+mod ctx;
+mod exchange;
+mod fault;
+mod forward;
+mod limits;
+mod record;
+mod reply;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use pingora::connectors::http::Connector;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource};
+
+use self::ctx::{Match, RequestCtx};
+use self::forward::{Entrance, Trust};
+use self::limits::Load;
+use crate::downstream::Wire;
+use crate::error::GatewayError;
+use crate::function::Function;
+use crate::platforms::{Streamed, Target};
+use crate::routing::Outcome;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{AccessLog, Metrics, Retry};
+use crate::upstream::{Keepalive, Use};
+
+/// The proxy application: one for the process, shared by all listeners.
+pub struct Gateway {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Metrics,
+    access_log: AccessLog,
+    load: Load,
+    /// Pingora's connector and pool, for the exchanges that the proxy phases cannot do.
+    connector: Connector,
+}
+
+impl Gateway {
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        metrics: Metrics,
+        access_log: AccessLog,
+        connector: Connector,
+    ) -> Self {
+        Gateway { snapshot, metrics, access_log, load: Load::default(), connector }
+    }
+
+    /// Everything that is decided before a byte goes anywhere. `Ok` names the function that is to be called.
+    fn decide(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Arc<Function>, GatewayError> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let settings = &snapshot.settings;
+        self.identify(session, ctx);
+        ctx.in_flight = Some(self.load.enter(settings.limits.in_flight)?);
+        session.set_write_timeout(Some(settings.limits.idle_timeout));
+        session.set_total_drain_timeout(Some(DRAIN));
+
+        if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
+            // They would show a credential, or belong to no function.
+            session.set_keepalive(None);
+            return Err(GatewayError::MethodNotAllowed(
+                "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
+            ));
+        }
+        let head = session.req_header();
+        let matched = find(&snapshot, head)?;
+        let function = Arc::clone(&matched.function);
+        let suffix_is_safe = match matched.suffix_at {
+            Some(start) => crate::uri::check_path(head.uri.path().get(start..).unwrap_or_default()),
+            None => Ok(()),
+        };
+        ctx.route = Some(matched);
+        suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
+        check_body_length(head, settings.limits.body.0)?;
+        Ok(function)
+    }
+
+    /// Who asks, and under which id.
+    fn identify(&self, session: &Session, ctx: &mut RequestCtx) {
+        let peer = peer_address(session);
+        let headers = &session.req_header().headers;
+        let (client, trust) = forward::client(peer, headers, &ctx.snapshot.settings.trusted_proxies);
+        ctx.client = client;
+        ctx.peer_is_trusted = trust == Trust::Peer;
+        if ctx.peer_is_trusted {
+            ctx.adopted_id = forward::accepted_request_id(headers).map(str::to_owned);
+        }
+    }
+
+    /// The reason for an error that came through Pingora; ours were noted when they arose.
+    fn explain(&self, session: &Session, error: &Error, ctx: &RequestCtx) -> GatewayError {
+        if let Some(noted) = &ctx.error {
+            return noted.clone();
+        }
+        if *error.esource() == ErrorSource::Downstream
+            && let Some(wire) = Wire::of(session.as_downstream())
+        {
+            if let Some(refusal) = wire.refusal() {
+                return fault::refused(refusal);
+            }
+            if wire.has_expired() {
+                return ctx.remaining().err().unwrap_or(GatewayError::UpstreamTimeout);
+            }
+        }
+        match fault::reason(error) {
+            late @ (GatewayError::UpstreamTimeout | GatewayError::ConnectTimeout) => {
+                ctx.remaining().err().unwrap_or(late)
+            }
+            reason => reason,
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = RequestCtx;
+
+    fn new_ctx(&self) -> RequestCtx {
+        RequestCtx::new(self.snapshot.load_full())
+    }
+
+    /// No modules: the compression module that would be here by default costs every request an allocation.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora::Result<bool> {
+        let function = match self.decide(session, ctx) {
+            Ok(function) => function,
+            Err(error) => return self.refuse(session, ctx, error).await,
+        };
+        ctx.held = Some(function.metrics.begin());
+        match &function.target {
+            Target::Streamed(_) => Ok(false),
+            Target::Buffered(target) => match exchange::run(self, session, ctx, &function, target).await {
+                Ok(()) => Ok(true),
+                Err(error) => self.refuse(session, ctx, error).await,
+            },
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
+        let purpose = purpose(session);
+        let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
+        let lease = function.upstream.lease().map_err(|error| ours(ctx, error))?;
+        let peer = function.upstream.peer(&lease, purpose, remaining);
+        ctx.upstream.begin(lease);
+        Ok(peer)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        ctx: &mut RequestCtx,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        ctx.upstream.end();
+        // Nothing was sent, so another address may be tried, whatever the method.
+        let elsewhere =
+            ctx.function().filter(|function| ctx.upstream.count < 2 && function.upstream.address_count() > 1);
+        if let Some(function) = elsewhere {
+            function.metrics.retried(Retry::Connect);
+            error.set_retry(true);
+        }
+        error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        ctx.upstream.connected(reused);
+        if let Some(function) = ctx.function() {
+            match ctx.upstream.connect {
+                Some(took) => function.metrics.dialled(took),
+                None => function.metrics.reused(),
+            }
+        }
+        expect_head(session, ctx);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        req: &mut RequestHeader,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
+        let Target::Streamed(target) = &function.target else {
+            return Err(ours(ctx, GatewayError::Internal));
+        };
+        let rewritten = forward::announce(req, ctx, peer_address(session), entrance(session))
+            .and_then(|()| target.rewrite_request(&ctx.call(session.req_header()), req));
+        rewritten.map_err(|error| ours(ctx, error))?;
+        if function.upstream.terms().keepalive == Keepalive::Off && purpose(session) == Use::Exchange {
+            req.insert_header(http::header::CONNECTION, HeaderValue::from_static("close"))?;
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        ctx.body_in += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        // Bytes of a tunnel are no body.
+        if ctx.body_in > ctx.snapshot.settings.limits.body.0 && !ctx.is_tunnel {
+            return Err(ours(ctx, GatewayError::BodyTooLarge));
+        }
+        if ctx.upstream.first_byte.is_none() {
+            expect_head(session, ctx);
+        }
+        ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        resp: &mut ResponseHeader,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        ctx.upstream.answered();
+        if resp.status.is_informational() && resp.status != StatusCode::SWITCHING_PROTOCOLS {
+            ctx.upstream.interim += 1;
+            if ctx.upstream.interim > INTERIM_ANSWERS {
+                return Err(ours(ctx, GatewayError::UpstreamProtocol));
+            }
+        } else {
+            expect_end(session, ctx);
+        }
+        let purpose = purpose(session);
+        check_answer(purpose, resp).map_err(|error| ours(ctx, error))
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<Option<Duration>> {
+        if end {
+            ctx.upstream.end();
+        }
+        ctx.remaining().map(|_| None).map_err(|error| ours(ctx, error))
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        resp: &mut ResponseHeader,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        if resp.status == StatusCode::SWITCHING_PROTOCOLS {
+            ctx.is_tunnel = true;
+            return Ok(());
+        }
+        forward::strip_hop_by_hop(resp);
+        if resp.status.is_informational() {
+            return Ok(());
+        }
+        let Some(function) = ctx.function().cloned() else { return Ok(()) };
+        if let Target::Streamed(target) = &function.target {
+            target.map_response(&ctx.call(session.req_header()), resp).map_err(|error| ours(ctx, error))?;
+        }
+        notice_refusal(resp, &function, ctx);
+        finish_head(resp, ctx)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut RequestCtx,
+        client_reused: bool,
+    ) -> Box<Error> {
+        ctx.upstream.end();
+        // The one safe resend: the pooled connection was gone before a byte of an answer came, which Pingora marks (`ReusedOnly`), and
+        // the request may be repeated; or not even the head could be written, which it does not mark, and any request may be.
+        error.retry.decide_reuse(client_reused);
+        let head_not_written =
+            client_reused && ctx.body_in == 0 && *error.etype() == pingora::ErrorType::WriteError;
+        let is_repeatable =
+            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let nothing_sent = head_not_written && ctx.upstream.first_byte.is_none();
+        let resend = *error.esource() == ErrorSource::Upstream
+            && session.response_written().is_none()
+            && ctx.error.is_none()
+            && ctx.upstream.count < 2
+            && (nothing_sent || is_repeatable && error.retry());
+        error.set_retry(resend);
+        if resend && let Some(function) = ctx.function() {
+            function.metrics.retried(Retry::StaleConnection);
+        }
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+        ctx.upstream.end();
+        let reason = self.explain(session, error, ctx);
+        if reason != GatewayError::ClientGone {
+            log::debug!("{}: {reason}: {error}", ctx.request_id());
+        }
+        let status = reason.status().as_u16();
+        // Once an answer has begun, the fault can only be shown by cutting it.
+        if session.response_written().is_none_or(|written| written.status.is_informational())
+            && reason != GatewayError::ClientGone
+        {
+            session.set_keepalive(None);
+            if let Err(e) = reply::refuse(session, ctx, &reason).await {
+                log::debug!("{}: the error could not be told to the client: {e}", ctx.request_id());
+            }
+        }
+        ctx.error = Some(reason);
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {
+        if let (Some(error), None) = (error, &ctx.error) {
+            ctx.error = Some(self.explain(session, error, ctx));
+        }
+        record::write(&self.metrics, &self.access_log, session, ctx);
+        if let Some(wire) = Wire::of(session.as_downstream()) {
+            wire.request_done();
+        }
+    }
+
+    /// Failures stand in the access log, once.
+    fn suppress_error_log(&self, _: &Session, _: &RequestCtx, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &RequestCtx,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+impl Gateway {
+    /// Ends the request in `request_filter` with an answer of ours.
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+        error: GatewayError,
+    ) -> pingora::Result<bool> {
+        if error != GatewayError::ClientGone {
+            reply::refuse(session, ctx, &error).await?;
+        }
+        ctx.error = Some(error);
+        Ok(true)
+    }
+}
+
+/// Notes the reason, and gives Pingora an error that leads to `fail_to_proxy` without a retry.
+fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
+    ctx.error = Some(error);
+    Error::new_in(fault::OURS)
+}
+
+/// The route for this head.
+fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError> {
+    let host = match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+    };
+    if host.is_empty() && head.version != http::Version::HTTP_10 {
+        return Err(GatewayError::BadRequest("the Host header is missing"));
+    }
+    let path = head.uri.path();
+    match snapshot.routes.find(host, &head.method, path) {
+        Outcome::Found { value, suffix } => Ok(Match {
+            function: Arc::clone(value),
+            suffix_at: suffix.map(|suffix| path.len() - suffix.len()),
+        }),
+        Outcome::MethodNotAllowed { allow } => {
+            let allow = allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+            Err(GatewayError::MethodNotAllowed(allow.into()))
+        }
+        Outcome::NotFound => Err(GatewayError::NoRoute),
+    }
+}
+
+/// A body that says that it is too large is refused before anything is read of it.
+fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), GatewayError> {
+    let length = head
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit) { Err(GatewayError::BodyTooLarge) } else { Ok(()) }
+}
+
+/// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
+/// sending, so does this one.
+fn expect_head(session: &Session, ctx: &RequestCtx) {
+    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
+    if purpose(session) == Use::Tunnel {
+        return;
+    }
+    let timeout = function.upstream.terms().timeout;
+    let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
+    // A breath later than Pingora's own, which names the plain case.
+    wire.expire_at(Some(tokio::time::Instant::now() + left + BREATH));
+}
+
+/// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
+fn expect_end(session: &Session, ctx: &RequestCtx) {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
+        wire.expire_at(left.map(|left| tokio::time::Instant::now() + left));
+    }
+}
+
+/// What Pingora takes from a function, but a client should not get.
+fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
+    let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
+    let size: usize = resp.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    // Pingora takes folded lines, and leaves the fold in the value.
+    let is_folded =
+        resp.headers.values().any(|value| value.as_bytes().iter().any(|b| *b < b' ' && *b != b'\t'));
+    let is_contradictory = resp.headers.contains_key(http::header::TRANSFER_ENCODING)
+        && resp.headers.contains_key(http::header::CONTENT_LENGTH);
+    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_contradictory || is_folded {
+        return Err(GatewayError::UpstreamProtocol);
+    }
+    Ok(())
+}
+
+/// The function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
+fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut RequestCtx) {
+    if function.has_credential && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        ctx.credential_refused = true;
+        resp.remove_header(&http::header::WWW_AUTHENTICATE);
+    }
+}
+
+/// The last touch on every function's head.
+fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
+    resp.insert_header(forward::X_REQUEST_ID, ctx.request_id())
+}
+
+fn purpose(session: &Session) -> Use {
+    if session.as_downstream().is_upgrade_req() { Use::Tunnel } else { Use::Exchange }
+}
+
+fn peer_address(session: &Session) -> IpAddr {
+    let address = session.as_downstream().client_addr().and_then(|address| address.as_inet());
+    address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical())
+}
+
+fn entrance(session: &Session) -> Entrance {
+    let session = session.as_downstream();
+    let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let port =
+        session.server_addr().and_then(|address| address.as_inet()).map_or(0, |address| address.port());
+    Entrance { is_tls, port }
+}
+
+const BREATH: Duration = Duration::from_millis(20);
+/// More 1xx before an answer are an attack or a fault.
+const INTERIM_ANSWERS: u32 = 8;
+/// How long the rest of a body is read that nobody wants, to keep the connection.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The largest head a function may answer with.
+const ANSWER_HEAD: usize = 64 * 1024;

@@ -1,0 +1,152 @@
+//! The command line: what each verb prints and how it ends.
+
+use serde_json::Value;
+
+use crate::harness::*;
+
+const GOOD: &str = "http: { url: 'http://127.0.0.1:1/' }";
+
+#[tokio::test]
+async fn check_shows_the_place_the_line_and_a_way_out() {
+    let yaml = "listeners: [ { address: '127.0.0.1:9080' } ]
+admin: { address: '127.0.0.1:9180' }
+access_log: { path: stdout }
+routes:
+  - name: hello
+    match: { path: /hello, methds: [ GET ] }
+    target: { http: { url: 'http://127.0.0.1:1/' } }
+";
+    let found = check(yaml).await;
+
+    // What an unknown key holds may be a secret under a misspelled name, and is not shown.
+    found.refuses(&[
+        "fngate.yaml:6:28",
+        "match: { path: /hello, methds: ",
+        "^^^^^^",
+        "`methods`",
+        "1 fault\n",
+    ]);
+}
+
+#[tokio::test]
+async fn check_speaks_json_when_asked() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "routes:\n  - nmae: x\n").unwrap();
+
+    let found = run(&["check", "--format", "json", file.path().to_str().unwrap()]).await;
+
+    assert_eq!(found.code, Some(78));
+    let faults: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert!(faults.to_string().contains("nmae"), "{faults}");
+    assert!(faults.to_string().contains("\"line\":2"), "{faults}");
+}
+
+#[tokio::test]
+async fn check_takes_several_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name).to_str().unwrap().to_owned()
+    };
+    let (good, bad) = (file("good.yaml", &route("/x", GOOD)), file("bad.yaml", "routes: 5\n"));
+
+    run(&["check", &good, &good]).await.accepts();
+    run(&["check", &good, &bad]).await.refuses(&["bad.yaml"]);
+    run(&["check", "/nowhere/at/all.yaml"]).await.refuses(&["/nowhere/at/all.yaml"]);
+}
+
+#[tokio::test]
+async fn the_same_key_twice_is_a_fault() {
+    check(&format!("{}threads: 1\nthreads: 2\n", route("/x", GOOD)))
+        .await
+        .refuses(&["threads", "fngate.yaml:"]);
+}
+
+#[tokio::test]
+async fn an_alias_bomb_is_refused() {
+    let mut yaml = "a0: &a0 [ x, x, x, x, x, x, x, x, x ]\n".to_owned();
+    for level in 1..30 {
+        let below = format!("*a{}, ", level - 1).repeat(9);
+        yaml += &format!("a{level}: &a{level} [ {below} ]\n");
+    }
+    let nested = format!("routes: {}{}\n", "[".repeat(10_000), "]".repeat(10_000));
+
+    for bomb in [yaml, nested, "x".repeat(64 * 1024 * 1024)] {
+        assert_eq!(check(&bomb).await.code, Some(78), "{}", &bomb[..60]);
+    }
+}
+
+#[tokio::test]
+async fn a_literal_secret_that_others_can_read_draws_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = route(
+        "/x",
+        "openfunction: { function_uri: 'http://127.0.0.1:1/', authorization: { service_token: 'do:not-show' } }",
+    );
+    std::fs::write(file.path(), yaml).unwrap();
+    let check_with = async |mode| {
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let found = run(&["check", file.path().to_str().unwrap()]).await;
+        found.accepts();
+        assert!(!found.said().contains("do:not-show"), "{}", found.said());
+        found.said()
+    };
+
+    assert!(check_with(0o644).await.contains("service_token"));
+    assert!(!check_with(0o600).await.contains("service_token"));
+}
+
+#[tokio::test]
+async fn routes_prints_the_table_and_explains_a_choice() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = routes(&[("first", "/a/*", GOOD), ("second", "/a/b", GOOD), ("third", "/c", GOOD)]);
+    std::fs::write(file.path(), yaml).unwrap();
+    let path = file.path().to_str().unwrap();
+
+    let table = run(&["routes", "-c", path]).await;
+    table.accepts();
+    for word in ["first", "second", "third", "/a/*", "http"] {
+        assert!(table.stdout.contains(word), "{word} in\n{}", table.stdout);
+    }
+
+    let why = run(&["routes", "-c", path, "--explain", "GET http://host/a/b"]).await;
+    why.accepts();
+    let of = |name: &str| why.stdout.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    assert!(!of("first").is_empty() && !of("third").is_empty(), "the losers are named, too:\n{}", why.stdout);
+    assert!(of("second").contains("serves it"), "{}", why.stdout);
+}
+
+#[tokio::test]
+async fn the_files_for_editors_and_shells_are_printed() {
+    let schema = run(&["schema"]).await;
+    schema.accepts();
+    let schema: Value = serde_json::from_str(&schema.stdout).unwrap();
+    assert!(schema["$schema"].as_str().unwrap().contains("draft-07"));
+    assert!(schema["properties"]["routes"].is_object());
+
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).await;
+        script.accepts();
+        assert!(script.stdout.contains("fngate"), "{shell}");
+    }
+    let page = run(&["man"]).await;
+    page.accepts();
+    assert!(page.stdout.starts_with(".") && page.stdout.contains(".TH"), "{}", page.stdout);
+}
+
+#[tokio::test]
+async fn an_unknown_verb_is_no_fault_of_the_configuration() {
+    let found = run(&["frobnicate"]).await;
+    assert!(found.code.is_some_and(|code| code != 0 && code != 78), "{found:#?}");
+}
+
+#[tokio::test]
+async fn the_files_that_come_along_are_good() {
+    for name in ["fngate.yaml", "reference.yaml"] {
+        let path = format!("{}/conf/{name}", env!("CARGO_MANIFEST_DIR"));
+        let found = run(&["check", &path]).await;
+        found.accepts();
+    }
+}

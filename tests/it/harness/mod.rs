@@ -1,0 +1,78 @@
+//! What every test stands on: a gateway that is the built binary, origins that record and misbehave, and clients that
+//! see bytes. Nothing here knows how the gateway works inside; everything that waits has a deadline.
+
+mod client;
+mod gateway;
+mod origin;
+mod pki;
+mod wire;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
+pub(crate) use gateway::{Gateway, TLS_LISTENERS, check, run};
+pub(crate) use origin::{Origin, Recorded, Refusing, Reply, Silent};
+pub(crate) use pki::{Ca, Leaf};
+pub(crate) use wire::Piece;
+
+/// How long a test waits for anything that ought to happen at once. Generous, because machines are shared; it is only
+/// ever used up by a test that fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A file with one route, `hello`, on every host. `target` is the inside of the target's braces.
+pub(crate) fn route(path: &str, target: &str) -> String {
+    routes(&[("hello", path, target)])
+}
+
+/// A file with these routes: name, path pattern, target.
+pub(crate) fn routes(routes: &[(&str, &str, &str)]) -> String {
+    routes.iter().fold("routes:\n".to_owned(), |text, (name, path, target)| {
+        text + &format!("  - name: {name}\n    match: {{ path: \"{path}\" }}\n    target: {{ {target} }}\n")
+    })
+}
+
+/// Asks until there is an answer, and fails the test when `deadline` passes first.
+pub(crate) async fn eventually<T, F>(what: &str, deadline: Duration, mut ask: F) -> T
+where
+    F: AsyncFnMut() -> Option<T>,
+{
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{what}: not within {deadline:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The result of `future`, which must be there within the harness's patience.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}
+
+/// A barrier that the test opens step by step: every `open` lets one `passed` through, in whatever order they come.
+#[derive(Clone)]
+pub(crate) struct Gate(std::sync::Arc<tokio::sync::Semaphore>);
+
+impl Gate {
+    pub(crate) fn closed() -> Self {
+        Self(std::sync::Arc::new(tokio::sync::Semaphore::new(0)))
+    }
+
+    pub(crate) fn open(&self) {
+        self.0.add_permits(1);
+    }
+
+    pub(crate) async fn passed(&self) {
+        within("the gate to be opened", self.0.acquire()).await.unwrap().forget();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,611 @@
+//! The functions behind the gateway: real servers on loopback that record every byte they get, and that misbehave when
+//! a test tells them to. An origin ends with the test that started it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::wire::{Body, Framing, Head, Io, Piece, Wire};
+use super::{PATIENCE, eventually};
+
+/// A listening origin.
+pub(crate) struct Origin {
+    addr: SocketAddr,
+    journal: Arc<Journal>,
+    accepting: JoinHandle<()>,
+}
+
+impl Origin {
+    pub(crate) fn http1() -> Script {
+        Script {
+            protocol: Protocol::Http1,
+            tls: None,
+            answers: None,
+            serve: Serve::Reply(Arc::new(said_nothing)),
+        }
+    }
+
+    /// HTTP/2, by prior knowledge in clear text or by ALPN over TLS. Only `echo` and `reply` are available.
+    pub(crate) fn http2() -> Script {
+        Script { protocol: Protocol::Http2, ..Self::http1() }
+    }
+
+    /// The shortest way to an HTTP/1 origin that says what it got.
+    pub(crate) async fn echo() -> Self {
+        Self::http1().echo().start().await
+    }
+
+    /// An origin that sends these bytes to whatever it is asked, and then closes.
+    pub(crate) async fn raw(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::http1()
+            .script(move |mut exchange| {
+                let bytes = bytes.clone();
+                async move {
+                    exchange.body().await;
+                    exchange.send(&bytes).await;
+                    exchange.close();
+                }
+            })
+            .start()
+            .await
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// `http://ip:port`, to which a test adds the path.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// How many connections were ever accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.journal.read(|state| state.connections.len())
+    }
+
+    /// How many of them are open.
+    pub(crate) fn open(&self) -> usize {
+        self.journal.read(|state| state.connections.iter().filter(|connection| connection.open).count())
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Recorded> {
+        self.journal.read(|state| state.requests.clone())
+    }
+
+    /// The only request there was.
+    #[track_caller]
+    pub(crate) fn only_request(&self) -> Recorded {
+        let mut requests = self.requests();
+        assert_eq!(requests.len(), 1, "requests at the origin: {requests:#?}");
+        requests.remove(0)
+    }
+
+    /// Waits for the request at `index` to have a head.
+    pub(crate) async fn request(&self, index: usize) -> Recorded {
+        eventually("a request at the origin", PATIENCE, async || self.requests().get(index).cloned()).await
+    }
+
+    /// Waits until the number of open connections is `wanted`.
+    pub(crate) async fn settles_at(&self, wanted: usize) {
+        let what = format!("{wanted} open connections at the origin");
+        eventually(&what, PATIENCE, async || (self.open() == wanted).then_some(())).await;
+    }
+
+    /// Everything that arrived on one connection.
+    pub(crate) fn bytes_of(&self, connection: usize) -> Vec<u8> {
+        let tap = self.journal.read(|state| Arc::clone(&state.connections[connection].bytes));
+        let bytes = tap.lock().unwrap();
+        bytes.clone()
+    }
+
+    /// What the client said in its TLS greeting: server name and the protocols it offered.
+    pub(crate) fn greeting(&self, connection: usize) -> Greeting {
+        self.journal.read(|state| state.connections[connection].greeting.clone())
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// What an origin will do, before it listens.
+pub(crate) struct Script {
+    protocol: Protocol,
+    tls: Option<Arc<ServerConfig>>,
+    answers: Option<usize>,
+    serve: Serve,
+}
+
+enum Serve {
+    Reply(Arc<dyn Fn(&Recorded) -> Reply + Send + Sync>),
+    Script(Arc<dyn Fn(Exchange) -> BoxFuture<'static, ()> + Send + Sync>),
+}
+
+impl Script {
+    /// Answers with what was received, see [`super::Echo`].
+    pub(crate) fn echo(self) -> Self {
+        self.reply(|request| Reply::json(&request.echo()))
+    }
+
+    pub(crate) fn text(self, text: &'static str) -> Self {
+        self.reply(move |_| Reply::text(200, text))
+    }
+
+    /// Reads the whole request, then answers.
+    pub(crate) fn reply(mut self, reply: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        self.serve = Serve::Reply(Arc::new(reply));
+        self
+    }
+
+    /// Does anything at all. The connection takes the next request when the future ends, unless it was closed.
+    pub(crate) fn script<F, A>(mut self, serve: F) -> Self
+    where
+        F: Fn(Exchange) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        self.serve = Serve::Script(Arc::new(move |exchange| Box::pin(serve(exchange))));
+        self
+    }
+
+    /// Closes each connection, without an answer, at the moment of the request after this many.
+    pub(crate) fn answers_per_connection(mut self, answers: usize) -> Self {
+        self.answers = Some(answers);
+        self
+    }
+
+    pub(crate) fn tls(mut self, config: Arc<ServerConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    pub(crate) async fn start(self) -> Origin {
+        self.start_at((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// Listens on a given address, which a test had from an origin that is gone.
+    pub(crate) async fn start_at(self, addr: SocketAddr) -> Origin {
+        let listener = TcpListener::bind(addr).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let journal = Arc::new(Journal::default());
+        let accepting = tokio::spawn(accept(listener, Arc::new(self), Arc::clone(&journal)));
+        Origin { addr, journal, accepting }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// An answer in full.
+#[derive(Clone)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: body.into() }
+    }
+
+    pub(crate) fn text(status: u16, text: &str) -> Self {
+        Self::new(status, text).header("Content-Type", "text/plain")
+    }
+
+    pub(crate) fn json(value: &serde_json::Value) -> Self {
+        Self::new(200, value.to_string()).header("Content-Type", "application/json")
+    }
+
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn http1(&self) -> Vec<u8> {
+        let mut head = format!("HTTP/1.1 {} Said\r\n", self.status);
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if self.status != 204 {
+            head += &format!("Content-Length: {}\r\n", self.body.len());
+        }
+        head += "\r\n";
+        [head.as_bytes(), &self.body].concat()
+    }
+}
+
+/// One request as the origin got it.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
+    /// Which of the origin's connections it came on, counted from 0.
+    pub(crate) connection: usize,
+}
+
+impl Recorded {
+    pub(crate) fn method(&self) -> &str {
+        self.head.word(0)
+    }
+
+    /// The request target as sent.
+    pub(crate) fn target(&self) -> &str {
+        self.head.word(1)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.header(name)
+    }
+
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.head.all(name)
+    }
+
+    fn echo(&self) -> serde_json::Value {
+        serde_json::json!({
+            "method": self.method(),
+            "target": self.target(),
+            "headers": self.head.headers,
+            "body": String::from_utf8_lossy(&self.body),
+        })
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Greeting {
+    pub(crate) server_name: Option<String>,
+    pub(crate) alpn: Option<String>,
+}
+
+/// One request on one HTTP/1 connection, in the hands of a script.
+pub(crate) struct Exchange {
+    pub(crate) head: Head,
+    index: usize,
+    body: Body,
+    line: OwnedMutexGuard<Line>,
+    journal: Arc<Journal>,
+}
+
+impl Exchange {
+    pub(crate) fn method(&self) -> &str {
+        self.head.word(0)
+    }
+
+    pub(crate) fn target(&self) -> &str {
+        self.head.word(1)
+    }
+
+    /// The next piece of the request body as it arrives; nothing at its end, clean or not.
+    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
+        match self.body.next(&mut self.line.wire).await {
+            Piece::Bytes(bytes) => {
+                self.journal.write(|state| state.requests[self.index].body.extend_from_slice(&bytes));
+                Some(bytes)
+            }
+            Piece::End => None,
+            Piece::Cut => {
+                self.close();
+                None
+            }
+        }
+    }
+
+    /// What is left of the request body.
+    pub(crate) async fn body(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Some(bytes) = self.chunk().await {
+            body.extend_from_slice(&bytes);
+        }
+        body
+    }
+
+    /// Sends bytes as they are. A peer that is gone is no fault of the script.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        if self.line.wire.send(bytes.as_ref()).await.is_err() {
+            self.close();
+        }
+    }
+
+    pub(crate) async fn answer(&mut self, reply: Reply) {
+        self.send(reply.http1()).await;
+    }
+
+    /// Starts a chunked answer.
+    pub(crate) async fn start_chunked(&mut self, content_type: &str) {
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        self.send(head).await;
+    }
+
+    pub(crate) async fn send_chunk(&mut self, data: &str) {
+        self.send(format!("{:x}\r\n{data}\r\n", data.len())).await;
+    }
+
+    pub(crate) async fn end_chunked(&mut self) {
+        self.send("0\r\n\r\n").await;
+    }
+
+    /// No further request on this connection.
+    pub(crate) fn close(&mut self) {
+        self.line.closing = true;
+    }
+
+    /// Whether there will be no further request: closed here, or the peer is gone.
+    pub(crate) fn closing(&self) -> bool {
+        self.line.closing
+    }
+
+    /// The same, with a reset instead of an orderly end.
+    pub(crate) fn reset(&mut self) {
+        self.line.wire.linger_zero();
+        self.close();
+    }
+
+    /// Waits for the peer to end the connection, and swallows what it still sends.
+    pub(crate) async fn peer_closed(&mut self) {
+        self.line.wire.rest().await;
+        self.close();
+    }
+
+    /// Answers the handshake and returns every message until the peer closes.
+    pub(crate) async fn websocket_echo(&mut self) {
+        let key = self.head.header("sec-websocket-key").unwrap_or_default().to_owned();
+        self.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            derive_accept_key(key.as_bytes())
+        ))
+        .await;
+        let mut socket = WebSocketStream::from_raw_socket(self.line.wire.io(), Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+                break;
+            }
+        }
+        drop(socket);
+        self.close();
+    }
+
+    fn recorded(&self) -> Recorded {
+        self.journal.read(|state| state.requests[self.index].clone())
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // What is left of a body must not be taken for the next request.
+        self.line.closing |= !self.body.ended();
+    }
+}
+
+/// A port on which connections are refused for as long as this value lives.
+pub(crate) struct Refusing(socket2::Socket);
+
+impl Refusing {
+    /// Bound, so that nobody else gets the port, and never listening.
+    pub(crate) fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
+}
+
+/// A port on which connecting neither succeeds nor fails: its queue is full and nobody accepts.
+pub(crate) struct Silent {
+    listener: socket2::Socket,
+    _queued: Vec<socket2::Socket>,
+}
+
+impl Silent {
+    pub(crate) fn new() -> Self {
+        let listener = Refusing::new().0;
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap();
+        // The kernel takes one connection more than the backlog says; the rest only sends SYNs that nobody answers.
+        let queued = (0..4)
+            .map(|_| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                // In progress is all that can be said about it.
+                let _ = socket.connect(&addr);
+                socket
+            })
+            .collect();
+        Self { listener, _queued: queued }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap().as_socket().unwrap()
+    }
+}
+
+#[derive(Default)]
+struct Journal(Mutex<State>);
+
+impl Journal {
+    fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.0.lock().unwrap())
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.lock().unwrap())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    connections: Vec<Connection>,
+    requests: Vec<Recorded>,
+}
+
+#[derive(Default)]
+struct Connection {
+    open: bool,
+    greeting: Greeting,
+    bytes: Arc<Mutex<Vec<u8>>>,
+}
+
+/// The connection itself, lent to one exchange after the other.
+struct Line {
+    wire: Wire,
+    closing: bool,
+}
+
+/// Marks a connection as closed, whichever way its task ends.
+struct OpenMark {
+    journal: Arc<Journal>,
+    connection: usize,
+}
+
+impl Drop for OpenMark {
+    fn drop(&mut self) {
+        self.journal.write(|state| state.connections[self.connection].open = false);
+    }
+}
+
+async fn accept(listener: TcpListener, script: Arc<Script>, journal: Arc<Journal>) {
+    // Dropping the set with this task ends every connection with the origin.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let connection = journal.write(|state| {
+            state.connections.push(Connection { open: true, ..Connection::default() });
+            state.connections.len() - 1
+        });
+        let mark = OpenMark { journal: Arc::clone(&journal), connection };
+        let (script, journal) = (Arc::clone(&script), Arc::clone(&journal));
+        connections.spawn(async move {
+            let _mark = mark;
+            match &script.tls {
+                None => serve(socket, &script, journal, connection).await,
+                Some(config) => {
+                    let Ok(socket) = TlsAcceptor::from(Arc::clone(config)).accept(socket).await else {
+                        return;
+                    };
+                    let session = socket.get_ref().1;
+                    let greeting = Greeting {
+                        server_name: session.server_name().map(str::to_owned),
+                        alpn: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
+                    };
+                    journal.write(|state| state.connections[connection].greeting = greeting);
+                    serve(socket, &script, journal, connection).await;
+                }
+            }
+        });
+    }
+}
+
+async fn serve(io: impl Io + 'static, script: &Script, journal: Arc<Journal>, connection: usize) {
+    match script.protocol {
+        Protocol::Http1 => serve_http1(io, script, journal, connection).await,
+        Protocol::Http2 => serve_http2(io, script, journal, connection).await,
+    }
+}
+
+async fn serve_http1(io: impl Io + 'static, script: &Script, journal: Arc<Journal>, connection: usize) {
+    let tap = journal.read(|state| Arc::clone(&state.connections[connection].bytes));
+    let line = Arc::new(AsyncMutex::new(Line { wire: Wire::new(io).tapped(tap), closing: false }));
+    let mut answered = 0;
+    loop {
+        let mut held = Arc::clone(&line).lock_owned().await;
+        if held.closing {
+            return;
+        }
+        let Some(head) = held.wire.head().await else { return };
+        let index = journal.write(|state| {
+            state.requests.push(Recorded { head: head.clone(), body: Vec::new(), connection });
+            state.requests.len() - 1
+        });
+        if script.answers.is_some_and(|limit| answered >= limit) {
+            return;
+        }
+        let body = Body::new(Framing::of_request(&head));
+        let mut exchange = Exchange { head, index, body, line: held, journal: Arc::clone(&journal) };
+        match &script.serve {
+            Serve::Script(serve) => serve(exchange).await,
+            Serve::Reply(reply) => {
+                exchange.body().await;
+                let answer = reply(&exchange.recorded());
+                exchange.answer(answer).await;
+            }
+        }
+        answered += 1;
+    }
+}
+
+async fn serve_http2(io: impl Io + 'static, script: &Script, journal: Arc<Journal>, connection: usize) {
+    let Serve::Reply(reply) = &script.serve else {
+        panic!("an HTTP/2 origin answers with `reply` or `echo`")
+    };
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let (reply, journal) = (Arc::clone(reply), Arc::clone(&journal));
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes().to_vec();
+            let recorded = Recorded { head: head_of(&parts), body, connection };
+            journal.write(|state| state.requests.push(recorded.clone()));
+            let answer = reply(&recorded);
+            let mut response = hyper::Response::builder().status(answer.status);
+            for (name, value) in &answer.headers {
+                response = response.header(name, value);
+            }
+            Ok::<_, hyper::Error>(response.body(Full::new(Bytes::from(answer.body))).unwrap())
+        }
+    });
+    // How a client ends its connection is its own affair.
+    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+}
+
+/// An HTTP/2 head in the same form, the authority as `:authority`.
+fn head_of(parts: &Parts) -> Head {
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let authority = parts.uri.authority().map(|authority| (":authority".to_owned(), authority.to_string()));
+    let fields = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+    Head {
+        first_line: format!("{} {target} {:?}", parts.method, parts.version),
+        headers: authority.into_iter().chain(fields).collect(),
+    }
+}
+
+fn said_nothing(_: &Recorded) -> Reply {
+    Reply::new(200, "")
+}

@@ -1,0 +1,236 @@
+//! HTTP/2 from clients: what passes, and frame by frame what must never become an HTTP/1 request.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_request_passes_with_all_it_has() {
+    let (gateway, origin, ca) = guarded().await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let request = hyper::Request::post("https://localhost/fn/a%2Fb?x=1&y")
+        .header("x-custom", "yes")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(Full::new(Bytes::from_static(b"body")))
+        .unwrap();
+
+    let answer = client.call(request).await.unwrap();
+
+    assert_eq!(answer.status(), 200);
+    assert!(answer.headers().contains_key("x-request-id"));
+    assert!(!answer.headers().contains_key("connection"));
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(!body.is_empty());
+    let seen = origin.only_request();
+    assert_eq!(
+        (seen.method(), seen.target(), seen.body.as_slice()),
+        ("POST", "/base/a%2Fb?x=1&y", &b"body"[..])
+    );
+    assert_eq!(seen.header("x-custom"), Some("yes"));
+    assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
+    assert_eq!(seen.all("cookie").join("; "), "a=1; b=2");
+    assert_eq!(seen.all("host"), [origin.addr().to_string()]);
+}
+
+#[tokio::test]
+async fn many_requests_share_the_clients_connection() {
+    let (gateway, origin, ca) = guarded().await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    let calls = (0..50).map(|n| client.call(Http2::get(&format!("https://localhost/fn/{n}"))));
+    let answers = futures_util::future::join_all(calls).await;
+
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().status() == 200));
+    assert_eq!(origin.requests().len(), 50);
+}
+
+#[tokio::test]
+async fn the_gateways_own_answers_are_the_same() {
+    let (gateway, _origin, ca) = guarded().await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    for (path, status, code) in [("/none", 404, "no_route"), ("/fn/%2e%2e", 400, "bad_path")] {
+        let answer = client.call(Http2::get(&format!("https://localhost{path}"))).await.unwrap();
+        assert_eq!(answer.status(), status);
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["code"], code);
+        assert_eq!(gateway.log_line(&id).await["reason"], code);
+    }
+}
+
+#[tokio::test]
+async fn what_is_malformed_never_becomes_a_request() {
+    let (gateway, origin, ca) = guarded().await;
+    let good: &[(&str, &[u8])] =
+        &[(":method", b"GET"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/fn/x")];
+    let with = |name: &'static str, value: &'static [u8]| [good, &[(name, value)]].concat();
+    let instead = |name: &str, value: &'static [u8]| {
+        good.iter().map(|(n, v)| (*n, if *n == name { value } else { *v })).collect::<Vec<_>>()
+    };
+    let without = |name: &str| good.iter().copied().filter(|(n, _)| *n != name).collect::<Vec<_>>();
+
+    let mut wrong = Vec::new();
+    for (name, fields, passes) in [
+        ("well-formed", good.to_vec(), true),
+        ("well-formed, te: trailers", with("te", b"trailers"), true),
+        ("upper-case name", with("X-Upper", b"1"), false),
+        ("blank in a name", with("x y", b"1"), false),
+        ("colon in a name", with("x:y", b"1"), false),
+        ("line end in a name", with("x\r\ny", b"1"), false),
+        ("empty name", with("", b"1"), false),
+        ("CR LF in a value", with("x", b"1\r\nhost: evil"), false),
+        ("LF in a value", with("x", b"1\nhost: evil"), false),
+        ("NUL in a value", with("x", b"a\0b"), false),
+        ("transfer-encoding", with("transfer-encoding", b"chunked"), false),
+        ("connection", with("connection", b"close"), false),
+        ("keep-alive", with("keep-alive", b"timeout=5"), false),
+        ("proxy-connection", with("proxy-connection", b"close"), false),
+        ("upgrade", with("upgrade", b"h2c"), false),
+        ("te: gzip", with("te", b"gzip"), false),
+        ("second path", with(":path", b"/fn/y"), false),
+        ("unknown pseudo-header", with(":protocol-x", b"y"), false),
+        ("pseudo-header after a field", [&[("x", &b"1"[..])], good].concat(), false),
+        ("response pseudo-header", with(":status", b"200"), false),
+        ("no path", without(":path"), false),
+        ("no method", without(":method"), false),
+        ("empty path", instead(":path", b""), false),
+        ("path without slash", instead(":path", b"fn/x"), false),
+        ("blank in the path", instead(":path", b"/fn/x HTTP/1.1"), false),
+        ("line end in the path", instead(":path", b"/fn/x HTTP/1.1\r\nhost: evil\r\n\r\n"), false),
+        ("blank in the method", instead(":method", b"GET /fn/evil"), false),
+        ("line end in the method", instead(":method", b"GET\r\n"), false),
+        ("asterisk", instead(":path", b"*"), false),
+        ("other host", with("host", b"evil"), false),
+        ("user in the authority", instead(":authority", b"user@localhost"), false),
+        ("path in the authority", instead(":authority", b"localhost/x"), false),
+        ("blank in the authority", instead(":authority", b"local host"), false),
+        ("no authority and no host", without(":authority"), false),
+        ("length without a body", with("content-length", b"5"), false),
+        ("two lengths", [good, &[("content-length", b"0"), ("content-length", b"1")]].concat(), false),
+        ("length that is none", with("content-length", b"+0"), false),
+        ("TRACE", instead(":method", b"TRACE"), false),
+    ] {
+        let before = origin.requests().len();
+        let answer = frames(&gateway, &ca, &fields).await;
+        let arrived = origin.requests().len() - before;
+        if passes != (answer == Outcome::Answered { ok: true }) || passes != (arrived == 1) {
+            wrong.push(format!("{name}: {answer:?}, {arrived} requests at the function"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_client_that_opens_and_resets_hurts_only_itself() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.peer_closed().await }).start().await;
+    let ca = Ca::new();
+    let target = format!("http: {{ url: '{}/', timeout: 60s }}", origin.url());
+    let other = Origin::echo().await;
+    let gateway = Gateway::start_tls(
+        &ca.leaf(&["localhost"]),
+        &routes(&[
+            ("slow", "/slow", &target),
+            ("other", "/other", &format!("http: {{ url: '{}/' }}", other.url())),
+        ]),
+    )
+    .await;
+    let mut attacker = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    attacker.write_all(&preface()).await.unwrap();
+    let fields: &[(&str, &[u8])] =
+        &[(":method", b"GET"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/slow")];
+
+    for stream in (1..4001).step_by(2) {
+        let burst = [headers(stream, fields), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat();
+        if attacker.write_all(&burst).await.is_err() {
+            break;
+        }
+    }
+
+    assert_eq!(gateway.get("/other").await.status(), 200);
+    origin.settles_at(0).await;
+    gateway.counts("fngate_requests_in_flight", &[("route", "slow")], 0.0).await;
+}
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Answered {
+        /// 200, and not a refusal.
+        ok: bool,
+    },
+    StreamReset,
+    ConnectionEnded,
+}
+
+/// Sends one request of exactly these fields, and says what came of it.
+async fn frames(gateway: &Gateway, ca: &Ca, fields: &[(&str, &[u8])]) -> Outcome {
+    let mut socket = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    // A refusal may already be on its way; what it says is read below.
+    let _ = socket.write_all(&[preface(), headers(1, fields)].concat()).await;
+    let read = async {
+        loop {
+            let mut head = [0; 9];
+            if socket.read_exact(&mut head).await.is_err() {
+                return Outcome::ConnectionEnded;
+            }
+            let size = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let mut payload = vec![0; size];
+            if socket.read_exact(&mut payload).await.is_err() {
+                return Outcome::ConnectionEnded;
+            }
+            match head[3] {
+                HEADERS => return Outcome::Answered { ok: payload.first() == Some(&STATUS_200) },
+                RST_STREAM => return Outcome::StreamReset,
+                GO_AWAY => return Outcome::ConnectionEnded,
+                _ => (),
+            }
+        }
+    };
+    within("an outcome", read).await
+}
+
+fn preface() -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, b"")].concat()
+}
+
+/// A whole request without a body, every field literal.
+fn headers(stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
+    const END_STREAM_AND_HEADERS: u8 = 0x5;
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name.as_bytes(), value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text);
+        }
+    }
+    frame(HEADERS, END_STREAM_AND_HEADERS, stream, &block)
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&size[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+async fn guarded() -> (Gateway, Origin, Ca) {
+    let ca = Ca::new();
+    let origin = Origin::echo().await;
+    let target = format!(
+        "openfunction: {{ function_uri: '{}/base', authorization: {{ service_token: 'a:b' }} }}",
+        origin.url()
+    );
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/fn/*", &target)).await;
+    (gateway, origin, ca)
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GO_AWAY: u8 = 7;
+/// `:status: 200` as the static table has it.
+const STATUS_200: u8 = 0x88;

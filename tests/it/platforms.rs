@@ -1,0 +1,373 @@
+//! What every platform has to go through, and what only one of them can do.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn every_platform_answers_a_plain_call() {
+    for platform in PLATFORMS {
+        let origin = answering().await;
+        let gateway = Gateway::start(&platform.route(&origin, "")).await;
+
+        let answer = gateway.get("/fn").await;
+
+        assert_eq!((answer.status(), answer.json::<Value>()), (200, json!({ "ok": true })), "{platform:?}");
+        let line = gateway.access_log(1).await.remove(0);
+        assert_eq!((&line["platform"], &line["status"]), (&json!(platform.name()), &json!(200)));
+    }
+}
+
+#[tokio::test]
+async fn every_platform_passes_a_large_body() {
+    for platform in PLATFORMS {
+        let origin = Origin::http1()
+            .reply(|request| Reply::new(200, request.body.clone()).header("Content-Type", "application/json"))
+            .start()
+            .await;
+        let gateway = Gateway::start(&platform.route(&origin, "")).await;
+        let body = json!({ "large": "x".repeat(900_000) }).to_string();
+
+        let answer = gateway.send(&Request::post_json("/fn", &body)).await;
+
+        assert_eq!(answer.status(), 200, "{platform:?}");
+        assert!(answer.text() == body, "{platform:?}: {} of {} bytes", answer.body.len(), body.len());
+    }
+}
+
+#[tokio::test]
+async fn every_platform_names_what_went_wrong_on_the_way() {
+    for platform in PLATFORMS {
+        let refusing = Refusing::new();
+        let silent = Silent::new();
+        let mute =
+            Origin::http1().script(|mut exchange| async move { exchange.peer_closed().await }).start().await;
+        let broken = Origin::raw("").await;
+        let garbage = Origin::raw("HTTP/1.1 nonsense\r\n\r\n").await;
+        let late = match platform {
+            // An action's `timeout` is OpenWhisk's own; the gateway waits some seconds more for its 202.
+            Platform::OpenWhisk => "timeout: 100, deadline: 600ms",
+            _ => "timeout: 300",
+        };
+        for (addr, more, status, codes) in [
+            (refusing.addr(), "", 502, &["upstream_connect"][..]),
+            (silent.addr(), "connect_timeout: 200", 504, &["connect_timeout"]),
+            (mute.addr(), late, 504, &["upstream_timeout", "deadline"]),
+            (broken.addr(), "", 502, &["upstream_reset"]),
+            (garbage.addr(), "", 502, &["upstream_protocol"]),
+        ] {
+            let gateway = Gateway::start(&platform.route_to(&format!("http://{addr}"), more)).await;
+            let answer = gateway.get("/fn").await;
+            let code = answer.code();
+            assert!(
+                answer.status() == status && codes.contains(&code.as_str()),
+                "{platform:?}: {code}, not {codes:?}"
+            );
+            let line = gateway.access_log(1).await.remove(0);
+            assert_eq!((&line["reason"], &line["platform"]), (&json!(code), &json!(platform.name())));
+            gateway.counts("fngate_failures_total", &[("route", "hello"), ("code", &code)], 1.0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_platform_notices_that_the_client_left() {
+    for platform in PLATFORMS {
+        let origin =
+            Origin::http1().script(|mut exchange| async move { exchange.peer_closed().await }).start().await;
+        let gateway = Gateway::start(&platform.route(&origin, "")).await;
+
+        let mut client = gateway.client().await;
+        client.start(&Request::get("/fn")).await;
+        origin.request(0).await;
+        client.reset();
+
+        origin.settles_at(0).await;
+        let line = gateway.access_log(1).await.remove(0);
+        assert_eq!((&line["reason"], &line["status"]), (&json!("client_gone"), &json!(499)), "{platform:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_platform_keeps_a_request_through_a_reload() {
+    for platform in PLATFORMS {
+        let gate = Gate::closed();
+        let passing = gate.clone();
+        let origin = Origin::http1()
+            .script(move |mut exchange| {
+                let gate = passing.clone();
+                async move {
+                    exchange.body().await;
+                    gate.passed().await;
+                    exchange.answer(Reply::json(&json!({ "ok": true }))).await;
+                }
+            })
+            .start()
+            .await;
+        let gateway = Gateway::start(&platform.route(&origin, "")).await;
+        let mut client = gateway.client().await;
+        client.start(&Request::get("/fn")).await;
+        origin.request(0).await;
+
+        assert!(gateway.reload(&platform.route(&origin, "").replace("/fn", "/other")).await);
+        gate.open();
+
+        assert_eq!(client.response("GET").await.json::<Value>(), json!({ "ok": true }), "{platform:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_action_that_is_still_running_answers_202() {
+    let id = "44794bd6aab74415b4e42a308d880e5b";
+    let accepted = move |_: &Recorded| {
+        Reply::json(&json!({ "activationId": id })).with_status(202).header("x-openwhisk-activation-id", id)
+    };
+    let origin = Origin::http1().reply(accepted).start().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
+
+    let answer = gateway.get("/fn").await;
+
+    assert_eq!((answer.status(), answer.json::<Value>()), (202, json!({ "activationId": id })));
+    assert_eq!(answer.header("x-openwhisk-activation-id"), Some(id));
+}
+
+#[tokio::test]
+async fn the_gateway_waits_a_little_longer_than_openwhisk() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.body().await;
+            // Later than the action's time, as a 202 always is.
+            tokio::time::sleep(std::time::Duration::from_millis(1000)).await;
+            exchange.answer(Reply::json(&json!({ "activationId": "1" })).with_status(202)).await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "timeout: 200")).await;
+
+    assert_eq!(gateway.get("/fn").await.status(), 202);
+    assert!(origin.only_request().target().ends_with("timeout=200"));
+}
+
+#[tokio::test]
+async fn the_whole_record_when_it_is_asked_for() {
+    let record = json!({ "activationId": "1", "response": { "result": { "statusCode": 418 } } });
+    let value = record.clone();
+    let origin = Origin::http1().reply(move |_| Reply::json(&value)).start().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "result: false")).await;
+
+    let answer = gateway.get("/fn").await;
+
+    assert_eq!((answer.status(), answer.json::<Value>()), (200, record));
+    assert!(origin.only_request().target().contains("result=false"));
+}
+
+#[tokio::test]
+async fn nothing_of_the_client_reaches_an_action_but_its_body() {
+    let origin = answering().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
+    let request = Request::new("PUT", "/fn?a=1")
+        .header("Authorization", "Bearer mine")
+        .header("Cookie", "a=1")
+        .header("X-Custom", "1")
+        .header("Content-Type", "application/json")
+        .body(r#"{"a": [1, 2.50, "é"]}"#);
+
+    assert_eq!(gateway.send(&request).await.status(), 200);
+
+    let seen = origin.only_request();
+    assert_eq!(seen.method(), "POST");
+    assert_eq!(seen.all("authorization"), [format!("Basic {}", STANDARD.encode("a:b"))]);
+    assert_eq!((seen.header("cookie"), seen.header("x-custom")), (None, None));
+    assert_eq!(
+        String::from_utf8(seen.body).unwrap(),
+        r#"{"a": [1, 2.50, "é"]}"#,
+        "a JSON object goes as it is"
+    );
+}
+
+#[tokio::test]
+async fn only_json_objects_are_action_input() {
+    let origin = answering().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
+
+    for body in ["[1]", "5", "\"text\"", "null", "{", "{}x", "\u{0}"] {
+        let answer = gateway.send(&Request::post_json("/fn", body)).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad_request"), "{body:?}");
+    }
+    assert_eq!(origin.requests().len(), 0);
+    assert_eq!(gateway.post("/fn", "").await.status(), 200);
+    assert_eq!(origin.only_request().body, b"{}");
+}
+
+#[tokio::test]
+async fn a_web_input_tells_the_action_everything() {
+    let origin = answering().await;
+    let yaml = Platform::OpenWhisk.route(&origin, "input: web").replace("\"/fn\"", "\"/fn/*\"");
+    let gateway = Gateway::start(&yaml).await;
+
+    let request =
+        Request::post_json("/fn/a/b?q=1&over=query", r#"{"over": "body", "n": 5}"#).header("X-Custom", "yes");
+    assert_eq!(gateway.send(&request).await.status(), 200);
+    assert_eq!(
+        gateway
+            .send(&Request::post("/fn/raw", "plain text").header("Content-Type", "text/plain"))
+            .await
+            .status(),
+        200
+    );
+    assert_eq!(gateway.get("/fn/").await.status(), 200);
+
+    let inputs: Vec<Value> =
+        origin.requests().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
+    let input = &inputs[0];
+    assert_eq!(input["__ow_method"], "post");
+    assert_eq!(input["__ow_path"], "/a/b");
+    assert_eq!(input["__ow_headers"]["x-custom"], "yes");
+    assert_eq!(
+        (&input["q"], &input["over"], &input["n"]),
+        (&json!("1"), &json!("body"), &json!(5)),
+        "{input}"
+    );
+    assert_eq!(inputs[1]["__ow_body"], "plain text");
+    assert_eq!(inputs[2]["__ow_method"], "get");
+}
+
+#[tokio::test]
+async fn bodies_of_actions_are_bounded() {
+    let large = Origin::http1().reply(|_| Reply::json(&json!({ "x": "y".repeat(1_100_000) }))).start().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&large, "")).await;
+
+    let answer = gateway.get("/fn").await;
+    assert_eq!(answer.status(), 502, "an answer over the bound");
+    assert_eq!(large.requests().len(), 1);
+
+    let request = Request::post_json("/fn", &json!({ "x": "y".repeat(1_100_000) }).to_string());
+    let answer = gateway.send(&request).await;
+    assert_eq!((answer.status(), answer.code().as_str()), (413, "body_too_large"));
+    assert_eq!(large.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn nodes_are_used_by_weight() {
+    let (one, two) = (answering().await, answering().await);
+    let target = format!(
+        "http: {{ nodes: [ {{ address: '{}', weight: 3 }}, {{ address: '{}', weight: 1 }} ], path: /base }}",
+        one.addr(),
+        two.addr()
+    );
+    let gateway = Gateway::start(&route("/fn/*", &target)).await;
+
+    for _ in 0..40 {
+        assert_eq!(gateway.get("/fn/x").await.status(), 200);
+    }
+
+    assert_eq!((one.requests().len(), two.requests().len()), (30, 10));
+    assert_eq!(one.requests()[0].target(), "/base/x");
+}
+
+#[tokio::test]
+async fn a_name_with_several_addresses_or_one_is_resolved() {
+    let origin = answering().await;
+    let port = origin.addr().port();
+    let gateway = Gateway::start(&routes(&[
+        ("url", "/url", &format!("http: {{ url: 'http://localhost:{port}/' }}")),
+        ("address", "/address", &format!("http: {{ url: 'http://fn.test/', address: 'localhost:{port}' }}")),
+        ("node", "/node", &format!("http: {{ nodes: [ {{ address: 'localhost:{port}' }} ] }}")),
+    ]))
+    .await;
+
+    for path in ["/url", "/address", "/node"] {
+        assert_eq!(gateway.get(path).await.status(), 200, "{path}");
+    }
+    assert_eq!(origin.requests()[0].header("host"), Some(format!("localhost:{port}").as_str()));
+}
+
+#[tokio::test]
+async fn headers_of_a_target_replace_the_clients() {
+    let origin = Origin::echo().await;
+    let target = format!(
+        "http: {{ url: '{}/', headers: {{ X-Api-Key: {{ env: API_KEY }}, X-Fixed: literal }} }}",
+        origin.url()
+    );
+    let gateway = Gateway::builder().env("API_KEY", "s3cret").start(&route("/fn", &target)).await;
+
+    let request = Request::get("/fn").header("x-api-key", "forged").header("X-Fixed", "forged");
+    gateway.send(&request).await;
+
+    let seen = origin.only_request();
+    assert_eq!((seen.all("x-api-key"), seen.all("x-fixed")), (vec!["s3cret"], vec!["literal"]));
+    assert!(!gateway.admin_get("/routes").await.text().contains("s3cret"));
+}
+
+#[tokio::test]
+async fn defaults_of_a_platform_are_merged_under_its_targets() {
+    let origin = answering().await;
+    let yaml = format!(
+        "defaults:
+  openwhisk: {{ api_host: '{}', service_token: 'a:b', namespace: guest, timeout: 7000 }}
+routes:
+  - name: one
+    match: {{ path: /one }}
+    target: {{ openwhisk: {{ action: one }} }}
+  - name: two
+    match: {{ path: /two }}
+    target: {{ openwhisk: {{ action: two, namespace: other, timeout: 8000 }} }}
+",
+        origin.url()
+    );
+    let gateway = Gateway::start(&yaml).await;
+
+    gateway.get("/one").await;
+    gateway.get("/two").await;
+
+    let targets: Vec<String> = origin.requests().iter().map(|request| request.target().to_owned()).collect();
+    assert_eq!(
+        targets,
+        [
+            "/api/v1/namespaces/guest/actions/one?blocking=true&result=true&timeout=7000",
+            "/api/v1/namespaces/other/actions/two?blocking=true&result=true&timeout=8000",
+        ]
+    );
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Platform {
+    OpenFunction,
+    OpenWhisk,
+    Http,
+}
+
+impl Platform {
+    fn name(self) -> &'static str {
+        match self {
+            Self::OpenFunction => "openfunction",
+            Self::OpenWhisk => "openwhisk",
+            Self::Http => "http",
+        }
+    }
+
+    fn route(self, origin: &Origin, more: &str) -> String {
+        self.route_to(&origin.url(), more)
+    }
+
+    /// A route `/fn` to a function of this platform.
+    fn route_to(self, url: &str, more: &str) -> String {
+        let keys = match self {
+            Self::OpenFunction => format!("function_uri: '{url}/'"),
+            Self::OpenWhisk => {
+                format!("api_host: '{url}', service_token: 'a:b', namespace: guest, action: test")
+            }
+            Self::Http => format!("url: '{url}/'"),
+        };
+        route("/fn", &format!("{}: {{ {keys}, {more} }}", self.name()))
+    }
+}
+
+/// What every platform takes for a good answer.
+async fn answering() -> Origin {
+    Origin::http1().reply(|_| Reply::json(&json!({ "ok": true }))).start().await
+}
+
+const PLATFORMS: [Platform; 3] = [Platform::OpenFunction, Platform::OpenWhisk, Platform::Http];

@@ -1,0 +1,285 @@
+//! A new configuration under a running gateway: all of it or nothing, nobody who is being served notices, and whether
+//! it was taken can be seen in four places.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_signal_brings_the_new_routes() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+    let before = hash(&gateway).await;
+
+    assert!(gateway.reload(&to(&origin, "two")).await);
+
+    assert_eq!(gateway.get("/one").await.code(), "no_route");
+    assert_eq!(gateway.get("/two").await.status(), 200);
+    assert_ne!(hash(&gateway).await, before);
+    let metrics = gateway.metrics().await;
+    assert!(metrics.counter("fngate_config_last_reload_success_timestamp_seconds", &[]) > 1.6e9);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_noticed_without_a_signal() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+
+    // As editors and deployment tools do it: a new file takes the place of the old one.
+    gateway.write_config(&to(&origin, "two"));
+    serves(&gateway, "/two").await;
+
+    // And once more, because now the watched file is another one than at the start.
+    gateway.write_config(&to(&origin, "three"));
+    serves(&gateway, "/three").await;
+    assert_eq!(gateway.get("/two").await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_file_written_in_place_is_noticed() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+
+    let path = gateway.dir().join("fngate.yaml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("/one", "/two");
+    std::fs::write(&path, text).unwrap();
+
+    serves(&gateway, "/two").await;
+}
+
+#[tokio::test]
+async fn a_config_map_that_swaps_its_link_is_noticed() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::builder().config_map().start(&to(&origin, "one")).await;
+
+    for name in ["two", "three"] {
+        gateway.write_config(&to(&origin, name));
+        serves(&gateway, &format!("/{name}")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_included_file_counts_as_much() {
+    let origin = Origin::echo().await;
+    let include = "include: [ 'conf.d/*.yaml' ]\nroutes: []\n";
+    let gateway = Gateway::builder().file("conf.d/a.yaml", &to(&origin, "one")).start(include).await;
+    assert_eq!(gateway.get("/one").await.status(), 200);
+
+    gateway.write_file("conf.d/a.yaml", &to(&origin, "two"));
+    serves(&gateway, "/two").await;
+    gateway.write_file("conf.d/b.yaml", &to(&origin, "three"));
+    serves(&gateway, "/three").await;
+    assert_eq!(gateway.get("/two").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_faulty_file_changes_nothing_and_says_so_everywhere() {
+    let origin = Origin::echo().await;
+    let good = to(&origin, "one");
+    let gateway = Gateway::start(&good).await;
+    let before = hash(&gateway).await;
+
+    for faulty in ["routes: [", "routes:\n  - nmae: x\n", "routes: 5\n", &format!("{good}{good}")] {
+        assert!(!gateway.reload(faulty).await, "{faulty:?}");
+        assert_eq!(gateway.get("/one").await.status(), 200, "{faulty:?}");
+        assert_eq!(hash(&gateway).await, before);
+        let ready = gateway.admin_get("/readyz").await;
+        assert_eq!(ready.status(), 200, "what runs is still good");
+        let verbose = gateway.admin_get("/readyz?verbose").await.text();
+        assert!(verbose.contains("fngate.yaml"), "{faulty:?} is not in /readyz?verbose");
+    }
+    assert!(gateway.metrics().await.counter("fngate_config_reloads_total", &[("result", "failure")]) >= 4.0);
+    gateway.says("fngate.yaml").await;
+
+    assert!(gateway.reload(&to(&origin, "two")).await, "and a good one is taken again");
+    assert_eq!(gateway.get("/two").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_missing_file_changes_nothing() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+
+    std::fs::remove_file(gateway.dir().join("fngate.yaml")).unwrap();
+    gateway.signal(Signal::SIGHUP);
+    eventually("the failure to be counted", PATIENCE, async || {
+        let metrics = gateway.metrics().await;
+        (metrics.counter("fngate_config_reloads_total", &[("result", "failure")]) > 0.0).then_some(())
+    })
+    .await;
+
+    assert_eq!(gateway.get("/one").await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_refused_with_that_reason() {
+    let origin = Origin::echo().await;
+    let good = to(&origin, "one");
+    let gateway = Gateway::start(&good).await;
+
+    for change in [
+        "listeners: [ { address: '127.0.0.1:$TLS_PORT' } ]\n",
+        "threads: 7\n",
+        "admin: { address: '127.0.0.1:$TLS_PORT' }\n",
+    ] {
+        assert!(!gateway.reload(&format!("{change}{}", to(&origin, "two"))).await, "{change}");
+        assert_eq!(gateway.get("/two").await.status(), 404, "all or nothing");
+        let verbose = gateway.admin_get("/readyz?verbose").await.text();
+        assert!(verbose.contains("restart"), "{change} is not in /readyz?verbose");
+    }
+    assert!(gateway.reload(&to(&origin, "two")).await);
+}
+
+#[tokio::test]
+async fn a_request_in_flight_keeps_what_it_started_with() {
+    let gate = Gate::closed();
+    let passing = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = passing.clone();
+            async move {
+                exchange.start_chunked("text/plain").await;
+                exchange.send_chunk("before\n").await;
+                gate.passed().await;
+                exchange.send_chunk("after\n").await;
+                exchange.end_chunked().await;
+            }
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/one")).await;
+    let head = client.head().await;
+    let mut body = client.body(&head, "GET");
+    body.until("before\n").await;
+
+    assert!(gateway.reload(&to(&origin, "two")).await);
+    assert_eq!(gateway.get("/one").await.status(), 404);
+
+    gate.open();
+    body.until("after\n").await;
+    assert_eq!(body.next().await, Piece::End);
+    assert_eq!(gateway.access_log(2).await[1]["route"], "one");
+}
+
+#[tokio::test]
+async fn a_connection_carries_on_under_the_new_routes() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+    let mut client = gateway.client().await;
+    assert_eq!(client.call(&Request::get("/one")).await.status(), 200);
+
+    assert!(gateway.reload(&to(&origin, "two")).await);
+
+    assert_eq!(client.call(&Request::get("/two")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn no_request_is_lost_while_it_reloads() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+    let done = std::sync::atomic::AtomicBool::new(false);
+
+    let load = async {
+        let mut served = 0;
+        let mut client = gateway.client().await;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) || served < 100 {
+            assert_eq!(client.call(&Request::get("/one")).await.status(), 200);
+            assert_eq!(gateway.get("/one").await.status(), 200);
+            served += 1;
+        }
+    };
+    let reloads = async {
+        for round in 0..10 {
+            let yaml = to(&origin, "one") + &to(&origin, &format!("other-{round}")).replace("routes:\n", "");
+            assert!(gateway.reload(&yaml).await);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    tokio::join!(load, reloads);
+}
+
+#[tokio::test]
+async fn connections_of_other_terms_are_not_used_again() {
+    let origin = Origin::echo().await;
+    let yaml = |token: &str| {
+        route(
+            "/fn",
+            &format!(
+                "openfunction: {{ function_uri: '{}/', authorization: {{ service_token: '{token}' }} }}",
+                origin.url()
+            ),
+        )
+    };
+    let gateway = Gateway::start(&yaml("old:old")).await;
+    gateway.get("/fn").await;
+
+    assert!(gateway.reload(&yaml("new:new")).await);
+    let echo = gateway.get("/fn").await.json::<Echo>();
+
+    assert_eq!(echo.header("authorization"), Some("Basic bmV3Om5ldw=="));
+    assert_eq!(origin.requests().iter().map(|r| r.connection).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_secret_in_a_file_is_read_again() {
+    let origin = Origin::echo().await;
+    let yaml = route(
+        "/fn",
+        &format!(
+            "openfunction: {{ function_uri: '{}/', authorization: {{ service_token: {{ file: $DIR/token }} }} }}",
+            origin.url()
+        ),
+    );
+    let gateway = Gateway::builder().file("token", "old:old\n").start(&yaml).await;
+    assert_eq!(gateway.get("/fn").await.json::<Echo>().header("authorization"), Some("Basic b2xkOm9sZA=="));
+
+    gateway.write_file("token", "new:new\n");
+    assert!(gateway.reload(&yaml).await);
+
+    assert_eq!(gateway.get("/fn").await.json::<Echo>().header("authorization"), Some("Basic bmV3Om5ldw=="));
+}
+
+#[tokio::test]
+async fn secrets_come_from_the_environment_and_from_credentials() {
+    let origin = Origin::echo().await;
+    let target = |token: &str| {
+        format!(
+            "openfunction: {{ function_uri: '{}/', authorization: {{ service_token: {token} }} }}",
+            origin.url()
+        )
+    };
+    let yaml = routes(&[
+        ("env", "/env", &target("{ env: FN_TOKEN }")),
+        ("cred", "/cred", &target("{ credential: fn-token }")),
+    ]);
+    let credentials = tempfile::tempdir().unwrap();
+    std::fs::write(credentials.path().join("fn-token"), "new:new").unwrap();
+    let gateway = Gateway::builder()
+        .env("FN_TOKEN", "old:old")
+        .env("CREDENTIALS_DIRECTORY", credentials.path().to_str().unwrap())
+        .start(&yaml)
+        .await;
+
+    for (path, value) in [("/env", "Basic b2xkOm9sZA=="), ("/cred", "Basic bmV3Om5ldw==")] {
+        assert_eq!(gateway.get(path).await.json::<Echo>().header("authorization"), Some(value), "{path}");
+    }
+}
+
+/// One route that carries its name as path.
+fn to(origin: &Origin, name: &str) -> String {
+    routes(&[(name, &format!("/{name}"), &format!("http: {{ url: '{}/' }}", origin.url()))])
+}
+
+async fn serves(gateway: &Gateway, path: &str) {
+    eventually(&format!("{path} to be served"), PATIENCE, async || {
+        (gateway.get(path).await.status() == 200).then_some(())
+    })
+    .await;
+}
+
+/// The label of `config_info`.
+async fn hash(gateway: &Gateway) -> String {
+    gateway.metrics().await.label("fngate_config_info", "hash")
+}

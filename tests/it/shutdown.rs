@@ -1,0 +1,202 @@
+//! Starting and ending: ready only when it can serve, gone as soon as the last request is answered, and a start that
+//! cannot succeed says why.
+
+use futures_util::StreamExt;
+use nix::sys::signal::Signal;
+use tokio::net::UnixDatagram;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn an_idle_gateway_ends_at_once() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let origin = Origin::echo().await;
+        let mut gateway = Gateway::start(&to(&origin)).await;
+        gateway.get("/fn").await;
+
+        gateway.signal(signal);
+
+        assert!(gateway.exit().await.success());
+        origin.settles_at(0).await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_client_does_not_hold_it_up() {
+    let origin = Origin::echo().await;
+    let mut gateway = Gateway::start(&to(&origin)).await;
+    let mut client = gateway.client().await;
+    client.call(&Request::get("/fn")).await;
+
+    gateway.signal(Signal::SIGTERM);
+
+    assert!(gateway.exit().await.success());
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn an_idle_http2_client_does_not_hold_it_up() {
+    let ca = Ca::new();
+    let origin = Origin::echo().await;
+    let mut gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &to(&origin)).await;
+    let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    assert_eq!(client.call(Http2::get("https://localhost/fn")).await.unwrap().status(), 200);
+
+    gateway.signal(Signal::SIGTERM);
+
+    client.ended().await;
+    assert!(gateway.exit().await.success());
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_first() {
+    let (origin, gate) = held().await;
+    let mut gateway = Gateway::start(&to(&origin)).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+    origin.request(0).await;
+
+    gateway.signal(Signal::SIGTERM);
+    eventually("the gateway to be no longer ready", PATIENCE, async || {
+        let answer = gateway.try_admin_get("/readyz").await;
+        answer.is_none_or(|answer| answer.status() == 503).then_some(())
+    })
+    .await;
+    gate.open();
+
+    let answer = client.response("GET").await;
+    assert_eq!((answer.text().as_str(), answer.whole), ("done", true));
+    assert!(gateway.exit().await.success());
+    assert_eq!(gateway.access_log(1).await[0]["status"], 200);
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_is_given_up_after_the_grace() {
+    let (origin, _never) = held().await;
+    let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{}", to(&origin))).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+    origin.request(0).await;
+
+    gateway.signal(Signal::SIGTERM);
+
+    gateway.exit().await;
+    client.rest().await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_given_up_after_the_grace() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.websocket_echo().await }).start().await;
+    let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{}", to(&origin))).await;
+    let mut client = gateway.client().await;
+    let mut socket = client.websocket("/fn").await;
+
+    gateway.signal(Signal::SIGTERM);
+
+    gateway.exit().await;
+    assert!(within("the end of the tunnel", socket.next()).await.is_none_or(|message| message.is_err()));
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_said_and_nothing_starts() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let route = route("/fn", "http: { url: 'http://127.0.0.1:1/' }");
+
+    for yaml in [
+        format!("listeners: [ {{ address: '{address}' }} ]\n{route}"),
+        format!("admin: {{ address: '{address}' }}\n{route}"),
+    ] {
+        let run = Gateway::builder().start_and_fail(&yaml).await;
+        assert!(run.code.is_some_and(|code| code != 0), "{run:#?}");
+        assert!(run.stderr.contains(&address), "{run:#?}");
+        assert!(!run.stderr.contains("panicked"), "{run:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_faulty_file_never_starts() {
+    let run = Gateway::builder().start_and_fail("routes:\n  - nmae: x\n").await;
+
+    assert_eq!(run.code, Some(78), "{run:#?}");
+    assert!(run.stderr.contains("nmae") && run.stderr.contains("name"), "{run:#?}");
+}
+
+#[tokio::test]
+async fn a_socket_of_the_service_manager_is_taken_over() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::builder().activated().start(&to(&origin)).await;
+
+    assert_eq!(gateway.get("/fn").await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_service_manager_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let origin = Origin::echo().await;
+    let mut gateway =
+        Gateway::builder().env("NOTIFY_SOCKET", path.to_str().unwrap()).start(&to(&origin)).await;
+
+    told(&manager, "READY=1").await;
+    assert!(gateway.reload(&to(&origin)).await);
+    told(&manager, "RELOADING=1").await;
+    told(&manager, "READY=1").await;
+    assert!(!gateway.reload("routes: 5\n").await);
+    let status = told(&manager, "STATUS=").await;
+    assert!(!status.is_empty());
+    gateway.signal(Signal::SIGTERM);
+    told(&manager, "STOPPING=1").await;
+    assert!(gateway.exit().await.success());
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let origin = Origin::echo().await;
+    let _gateway = Gateway::builder()
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "400000")
+        .start(&to(&origin))
+        .await;
+
+    for _ in 0..3 {
+        told(&manager, "WATCHDOG=1").await;
+    }
+}
+
+/// Reads what the service manager is told until a line begins with `wanted`.
+async fn told(manager: &UnixDatagram, wanted: &str) -> String {
+    let mut buffer = [0; 4096];
+    loop {
+        let size = within(wanted, manager.recv(&mut buffer)).await.unwrap();
+        let text = String::from_utf8_lossy(&buffer[..size]).into_owned();
+        if let Some(line) = text.lines().find(|line| line.starts_with(wanted)) {
+            return line.to_owned();
+        }
+    }
+}
+
+async fn held() -> (Origin, Gate) {
+    let gate = Gate::closed();
+    let passing = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = passing.clone();
+            async move {
+                gate.passed().await;
+                exchange.answer(Reply::text(200, "done")).await;
+            }
+        })
+        .start()
+        .await;
+    (origin, gate)
+}
+
+fn to(origin: &Origin) -> String {
+    route("/fn", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url()))
+}

@@ -1,0 +1,385 @@
+//! Bodies on their way: every piece reaches the other side before the next one exists, nothing is collected on the
+//! way, and a body that breaks off is seen to.
+
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn an_event_stream_arrives_event_by_event() {
+    let gate = Gate::closed();
+    let confirmed = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = confirmed.clone();
+            async move {
+                exchange.start_chunked("text/event-stream").await;
+                for number in 1..=3 {
+                    exchange.send_chunk(&format!("data: {number}\n\n")).await;
+                    gate.passed().await;
+                }
+                exchange.end_chunked().await;
+            }
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/events", &openfunction(&origin, ""))).await;
+
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/events").header("Accept", "text/event-stream")).await;
+    let head = client.head().await;
+    assert_eq!(head.header("content-type"), Some("text/event-stream"));
+    let mut body = client.body(&head, "GET");
+    for number in 1..=3 {
+        assert_eq!(body.until("\n\n").await, format!("data: {number}\n\n"));
+        gate.open();
+    }
+    assert_eq!(body.next().await, Piece::End);
+}
+
+#[tokio::test]
+async fn an_event_stream_reaches_an_http2_client_event_by_event() {
+    use http_body_util::BodyExt;
+
+    let gate = Gate::closed();
+    let confirmed = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = confirmed.clone();
+            async move {
+                exchange.start_chunked("text/event-stream").await;
+                for number in 1..=3 {
+                    exchange.send_chunk(&format!("data: {number}\n\n")).await;
+                    gate.passed().await;
+                }
+                exchange.end_chunked().await;
+            }
+        })
+        .start()
+        .await;
+    let ca = Ca::new();
+    let gateway =
+        Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/events", &openfunction(&origin, ""))).await;
+
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let mut answer = client.call(Http2::get("https://localhost/events")).await.unwrap();
+    for number in 1..=3 {
+        let frame = within("an event", answer.body_mut().frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), format!("data: {number}\n\n"));
+        gate.open();
+    }
+    assert!(
+        within("the end of the stream", answer.body_mut().frame()).await.is_none_or(|f| f.unwrap().is_data())
+    );
+}
+
+#[tokio::test]
+async fn a_function_may_be_slow_as_long_as_it_is_never_silent_for_long() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            // Three times the time-out in all, none of it in one piece.
+            for _ in 0..12 {
+                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                exchange.send_chunk("x").await;
+            }
+            exchange.end_chunked().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/slow", &openfunction(&origin, "timeout: 1000"))).await;
+
+    let answer = gateway.get("/slow").await;
+
+    assert_eq!((answer.text().as_str(), answer.whole), ("xxxxxxxxxxxx", true));
+}
+
+#[tokio::test]
+async fn an_upload_reaches_the_function_piece_by_piece() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            let body = exchange.body().await;
+            exchange.answer(Reply::new(200, body)).await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/upload", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /upload HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut sent = String::new();
+    for piece in ["first", "second", "third"] {
+        client.send(format!("{:x}\r\n{piece}\r\n", piece.len())).await;
+        sent += piece;
+        eventually("the piece at the function", PATIENCE, async || {
+            let seen = origin.requests();
+            seen.first().is_some_and(|request| request.body == sent.as_bytes()).then_some(())
+        })
+        .await;
+    }
+    client.send("0\r\n\r\n").await;
+
+    assert_eq!(client.response("POST").await.text(), sent);
+}
+
+#[tokio::test]
+async fn a_sized_upload_reaches_the_function_piece_by_piece() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&route("/upload", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.send("PUT /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfirst").await;
+    let seen = origin.request(0).await;
+    assert_eq!(seen.header("content-length"), Some("10"));
+    eventually("the piece at the function", PATIENCE, async || {
+        (origin.requests()[0].body == b"first").then_some(())
+    })
+    .await;
+    client.send("-last").await;
+
+    assert_eq!(client.response("PUT").await.json::<Echo>().body, "first-last");
+}
+
+#[tokio::test]
+async fn both_directions_flow_at_the_same_time() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            while let Some(piece) = exchange.chunk().await {
+                exchange.send_chunk(&String::from_utf8(piece).unwrap().to_uppercase()).await;
+            }
+            exchange.end_chunked().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/duplex", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /duplex HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let head = client.head().await;
+    let mut body = client.body(&head, "POST");
+    for (piece, answer) in [("one\n", "ONE\n"), ("two\n", "TWO\n"), ("three\n", "THREE\n")] {
+        body.send(format!("{:x}\r\n{piece}\r\n", piece.len())).await;
+        assert_eq!(body.until("\n").await, answer);
+    }
+    body.send("0\r\n\r\n").await;
+    assert_eq!(body.next().await, Piece::End);
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let origin = Origin::http1().reply(|request| Reply::new(200, request.body.clone())).start().await;
+    let gateway = Gateway::start(&route("/large", &openfunction(&origin, "timeout: 20s"))).await;
+    let body: Vec<u8> =
+        (0..40 * 1024 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+
+    let answer = gateway.post("/large", body.clone()).await;
+
+    assert_eq!(answer.status(), 200);
+    assert!(answer.whole && answer.body == body, "{} of {} bytes came back", answer.body.len(), body.len());
+}
+
+#[tokio::test]
+async fn early_hints_are_relayed() {
+    let origin = Origin::raw(
+        "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    )
+    .await;
+    let gateway = Gateway::start(&route("/hints", &openfunction(&origin, ""))).await;
+
+    let answer = gateway.get("/hints").await;
+
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "ok"));
+    assert_eq!(answer.informational.len(), 1);
+    assert_eq!(answer.informational[0].word(1), "103");
+    assert_eq!(answer.informational[0].header("link"), Some("</style.css>"));
+}
+
+#[tokio::test]
+async fn a_storm_of_early_hints_ends() {
+    let storm = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(2000);
+    let origin = Origin::raw(format!("{storm}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
+    let gateway = Gateway::start(&route("/hints", &openfunction(&origin, ""))).await;
+
+    let answer = gateway.get("/hints").await;
+
+    assert!(matches!(answer.status(), 200 | 502), "{}", answer.head.first_line);
+    assert!(answer.informational.len() < 100, "{} hints were passed on", answer.informational.len());
+}
+
+#[tokio::test]
+async fn a_continue_that_leads_nowhere_is_a_fault_of_the_function() {
+    let origin = Origin::raw("HTTP/1.1 100 Continue\r\n\r\n").await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+
+    let answer = gateway.post("/fn", "body").await;
+
+    assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream_reset"));
+}
+
+#[tokio::test]
+async fn expect_continue_reaches_the_function_and_its_consent_comes_back() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            assert_eq!(exchange.head.header("expect"), Some("100-continue"));
+            exchange.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            let body = exchange.body().await;
+            exchange.answer(Reply::new(200, body)).await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
+    assert_eq!(client.head().await.word(1), "100");
+    client.send("body").await;
+
+    assert_eq!(client.response("POST").await.text(), "body");
+}
+
+#[tokio::test]
+async fn websockets_are_tunnelled() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.websocket_echo().await }).start().await;
+    let gateway = Gateway::start(&route("/chat/*", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+    let mut socket = client.websocket("/chat/room").await;
+
+    for text in ["hello", "world"] {
+        socket.send(Message::text(text)).await.unwrap();
+        assert_eq!(within("an echo", socket.next()).await.unwrap().unwrap(), Message::text(text));
+    }
+    let large = Message::binary(vec![7; 300_000]);
+    socket.send(large.clone()).await.unwrap();
+    assert_eq!(within("an echo", socket.next()).await.unwrap().unwrap(), large);
+
+    socket.close(None).await.unwrap();
+    origin.settles_at(0).await;
+    assert_eq!(gateway.access_log(1).await[0]["status"], 101);
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_an_ordinary_answer() {
+    let origin = Origin::http1().reply(|_| Reply::text(403, "no sockets here")).start().await;
+    let gateway = Gateway::start(&route("/chat", &openfunction(&origin, ""))).await;
+    let request = Request::get("/chat")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+
+    let answer = gateway.send(&request).await;
+
+    assert_eq!((answer.status(), answer.text().as_str()), (403, "no sockets here"));
+}
+
+#[tokio::test]
+async fn only_websockets_may_upgrade() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let request = Request::get("/fn")
+        .header("Connection", "Upgrade, HTTP2-Settings")
+        .header("Upgrade", "h2c")
+        .header("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA");
+
+    let echo = gateway.send(&request).await.json::<Echo>();
+
+    assert_eq!((echo.header("upgrade"), echo.header("http2-settings")), (None, None));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_cut_for_the_client_too() {
+    for (name, bytes) in [
+        ("sized", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it"),
+        ("chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nhalf of it\r\n"),
+        ("within a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf of it"),
+        ("bad chunk size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nhalf of it\r\nzz\r\n"),
+    ] {
+        let origin = Origin::raw(bytes).await;
+        let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+
+        let answer = gateway.get("/fn").await;
+
+        if answer.status() == 200 {
+            assert!(!answer.whole, "{name}: a clean end after {:?}", answer.text());
+        } else {
+            // Nothing of the answer had left yet.
+            assert_eq!(answer.status(), 502, "{name}");
+        }
+        let line = gateway.access_log(1).await.remove(0);
+        let reason = line["reason"].as_str().unwrap_or_default();
+        assert!(["upstream_reset", "upstream_protocol"].contains(&reason), "{name}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_falls_silent_in_the_body_is_cut() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            exchange.send_chunk("half").await;
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 300"))).await;
+
+    let answer = gateway.get("/fn").await;
+
+    assert_eq!((answer.text().as_str(), answer.whole), ("half", false));
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "upstream_timeout");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_call() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/event-stream").await;
+            exchange.send_chunk("data: 1\n\n").await;
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/events", &openfunction(&origin, "timeout: 60s"))).await;
+
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/events")).await;
+    let head = client.head().await;
+    client.body(&head, "GET").until("\n\n").await;
+    assert_eq!(origin.open(), 1);
+    drop(client);
+
+    origin.settles_at(0).await;
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "client_gone");
+}
+
+#[tokio::test]
+async fn head_and_bodiless_answers_end_at_once() {
+    let origin = Origin::http1()
+        .reply(|request| match request.target() {
+            "/204" => Reply::new(204, ""),
+            "/304" => Reply::new(304, "").header("ETag", "\"x\""),
+            _ => {
+                Reply::new(200, if request.method() == "HEAD" { "" } else { "body" }).header("X-Seen", "yes")
+            }
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/*", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    for (request, status) in [
+        (Request::get("/204"), 204),
+        (Request::get("/304"), 304),
+        (Request::new("HEAD", "/x"), 200),
+        (Request::get("/x"), 200),
+    ] {
+        assert_eq!(client.call(&request).await.status(), status);
+    }
+}
+
+fn openfunction(origin: &Origin, more: &str) -> String {
+    format!("openfunction: {{ function_uri: '{}/', {more} }}", origin.url())
+}
