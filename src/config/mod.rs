@@ -9,6 +9,8 @@
 
 mod compile;
 mod document;
+mod hints;
+mod parse;
 mod raw;
 mod report;
 mod schema;
@@ -21,6 +23,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use serde::de::DeserializeOwned;
 
@@ -74,10 +77,19 @@ pub fn schema() -> serde_json::Value {
     schema::schema()
 }
 
+/// The shapes of both kinds of files. They are the same for every load.
+struct Shapes {
+    main: Shape,
+    included: Shape,
+}
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
+    let main = schema::schema();
+    Shapes { main: Shape::of(&main), included: Shape::of(&schema::included(&main)) }
+});
+
 struct Loader<'b> {
     book: &'b Diagnostics,
-    shape: Shape,
-    included_shape: Shape,
     files: BTreeSet<PathBuf>,
     sources: Vec<Source>,
     /// By the number of the source; nothing for what could not be read.
@@ -88,11 +100,8 @@ struct Loader<'b> {
 
 impl<'b> Loader<'b> {
     fn new(book: &'b Diagnostics) -> Self {
-        let main = schema::schema();
         Loader {
             book,
-            shape: Shape::of(&main),
-            included_shape: Shape::of(&schema::included(&main)),
             files: BTreeSet::new(),
             sources: Vec::new(),
             documents: Vec::new(),
@@ -105,25 +114,25 @@ impl<'b> Loader<'b> {
         let root = self.take_in(path, source)?;
         let defaults =
             root.as_mapping().and_then(|root| root.get("defaults")).map(|entry| Rc::clone(&entry.value));
-        let document = Document::new(root, self.target_shape(), defaults.as_deref());
+        let document = Document::new(root, Self::target_shape(), defaults.as_deref());
         let scope = Scope::root(self.book, MAIN);
-        self.shape.check(&document.root, &scope, &mut self.seen);
+        SHAPES.main.check(&document.root, &scope, &mut self.seen);
         let included = self.expand_includes(path, &document, &scope.key("include"));
         self.documents.push(Some(document));
         for path in included {
             let root = self.take_in(&path, Source::read(&path));
-            let document = root.map(|root| Document::new(root, self.target_shape(), defaults.as_deref()));
+            let document = root.map(|root| Document::new(root, Self::target_shape(), defaults.as_deref()));
             if let Some(document) = &document {
                 let scope = Scope::root(self.book, self.documents.len());
-                self.included_shape.check(&document.root, &scope, &mut self.seen);
+                SHAPES.included.check(&document.root, &scope, &mut self.seen);
             }
             self.documents.push(document);
         }
         self.compile()
     }
 
-    fn target_shape(&self) -> Option<&Shape> {
-        self.shape.key("routes")?.item()?.key("target")
+    fn target_shape() -> Option<&'static Shape> {
+        SHAPES.main.key("routes")?.item()?.key("target")
     }
 
     /// Gives a file the next number and parses it.
@@ -138,12 +147,12 @@ impl<'b> Loader<'b> {
                 return None;
             }
         };
-        let (root, refusals) = tree::parse(&source.text, file);
+        let (root, refusals) = parse::parse(&source.text, file);
         if root.is_none() && refusals.is_empty() {
             let hint = "a file without routes says `routes: []`";
             self.found.push(Found::of_file(file, "the file is empty".to_owned(), Some(hint.to_owned())));
         }
-        for tree::Refusal { span, path, message, hint, is_syntax } in refusals {
+        for parse::Refusal { span, path, message, hint, is_syntax } in refusals {
             if is_syntax {
                 self.seen.secrets.extend(self.secret_near(&source, span));
             }
@@ -157,7 +166,7 @@ impl<'b> Loader<'b> {
     /// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
     fn secret_near(&self, source: &Source, fault: Span) -> Option<Span> {
         let mut secret_keys = Vec::new();
-        self.shape.secret_keys(&mut secret_keys);
+        SHAPES.main.secret_keys(&mut secret_keys);
         let line = source.line(source.line_of(fault.start));
         let text = &source.text[line.clone()];
         let span_from = |start: usize| Span { file: fault.file, start: line.start + start, end: line.end };

@@ -6,6 +6,7 @@
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+use super::hints::Meant;
 use super::schema::SECRET;
 use super::tree::{Entry, Mapping, Node, Span, Value};
 use crate::diag::{Place, Scope, did_you_mean};
@@ -41,7 +42,7 @@ struct List {
     min_items: usize,
 }
 
-type Known = IndexMap<String, Shape>;
+pub(super) type Known = IndexMap<String, Shape>;
 
 #[derive(Debug)]
 enum Keys {
@@ -156,7 +157,7 @@ impl Shape {
         self.item().into_iter().for_each(|item| item.secret_keys(found));
     }
 
-    fn holds_secrets(&self) -> bool {
+    pub(super) fn holds_secrets(&self) -> bool {
         let mut found = Vec::new();
         self.secret_keys(&mut found);
         self.is_secret || !found.is_empty()
@@ -376,68 +377,7 @@ fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut See
     }
 }
 
-/// What an unknown key was probably meant to be.
-struct Meant<'k> {
-    shape: Option<&'k Shape>,
-    hint: String,
-}
-
-impl<'k> Meant<'k> {
-    fn by(key: &str, known: &'k Known, outer: Option<&'k Known>) -> Self {
-        let meant = |shape, hint| Meant { shape: Some(shape), hint };
-        let words = || known.keys().map(String::as_str);
-        let snake_case = snake_case(key);
-        let near = words().find(|word| *word == snake_case).or_else(|| did_you_mean(key, words()));
-        if let Some(near) = near {
-            return meant(&known[near], format!("did you mean `{near}`?"));
-        }
-        if let Some((_, hint)) = KNOWN_ELSEWHERE.iter().find(|(name, _)| *name == key) {
-            return Meant { shape: None, hint: (*hint).to_owned() };
-        }
-        let below = |known: &'k Known| {
-            known.iter().find_map(|(holder, shape)| {
-                let (_, shape) = shape.keys().find(|(name, _)| *name == key)?;
-                Some((holder, shape))
-            })
-        };
-        if let Some((holder, shape)) = below(known) {
-            return meant(shape, format!("`{key}` stands under `{holder}`"));
-        }
-        if let Some(shape) = outer.and_then(|outer| outer.get(key)) {
-            return meant(shape, format!("`{key}` stands one level further out"));
-        }
-        if let Some((holder, shape)) = outer.and_then(below) {
-            return meant(shape, format!("`{key}` is a key of `{holder}`"));
-        }
-        Meant { shape: None, hint: format!("known here: {}", quoted(known.keys())) }
-    }
-}
-
-/// Keys that other gateways, or YAML itself, know and that have another form here.
-const KNOWN_ELSEWHERE: [(&str, &str); 4] = [
-    ("<<", "merge keys are not supported; `defaults` holds what targets have in common"),
-    ("max_req_body_size", "bodies stream through; `limits.body` bounds those of all requests"),
-    ("uri", "a route's path is `match.path`"),
-    ("upstream", "where a route leads is its `target`"),
-];
-
-/// `functionUri` and `function-uri` as `function_uri`.
-fn snake_case(key: &str) -> String {
-    let mut out = String::with_capacity(key.len() + 2);
-    for c in key.chars() {
-        match c {
-            '-' => out.push('_'),
-            c if c.is_ascii_uppercase() => {
-                out.push_str(if out.is_empty() || out.ends_with('_') { "" } else { "_" });
-                out.push(c.to_ascii_lowercase());
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String {
+pub(super) fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 

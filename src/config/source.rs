@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::tree::LARGEST_FILE;
+use super::parse::LARGEST_FILE;
 use crate::diag::Invalid;
 
 pub(super) struct Source {

@@ -785,7 +785,7 @@ proptest! {
         comment in "[a-zä ]{0,10}",
     ) {
         let text: String = words.iter().map(|word| format!("- {word} # {comment}\n- '{word}'\n- [ \"{word}\" ]\n")).collect();
-        let (root, refusals) = tree::parse(&text, 0);
+        let (root, refusals) = parse::parse(&text, 0);
         prop_assert!(refusals.is_empty());
         let root = root.unwrap();
         for (i, item) in root.as_list().unwrap().iter().enumerate() {
