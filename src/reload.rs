@@ -185,10 +185,7 @@ impl Watch {
         let mut followed = BTreeSet::new();
         for directory in wanted {
             let known = self.directories.contains(&directory);
-            match known
-                .then_some(Ok(()))
-                .unwrap_or_else(|| watcher.watch(&directory, RecursiveMode::NonRecursive))
-            {
+            match if known { Ok(()) } else { watcher.watch(&directory, RecursiveMode::NonRecursive) } {
                 Ok(()) => drop(followed.insert(directory)),
                 Err(e) => log::warn!("{} cannot be watched: {e}", directory.display()),
             }
