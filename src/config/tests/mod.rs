@@ -417,7 +417,7 @@ mod secrets {
     #[test]
     fn nothing_that_is_printed_holds_a_secret() {
         let yaml = "routes:\n  - name: a\n    match: { path: /a, x: 1 }\n    target: { openfunction: { function_uri: 'http://a.example', \
-                    authorization: { service_token: 'hunter:2', more: 'hunter2' } } }\n  \
+                    authorization: { service_token: 'hunter:2', more: 'hunter2', 5: 'hunter2' } } }\n  \
                     - { name: b, match: { path: /b }, target: { http: { url: 5, headers: { A: hunter2, B: [hunter2] } } } }\n  \
                     - { name: c, match: { path: /c }, target: { openwhisk: { service_token: hunter2, apihost: x } } }\n";
         let loaded = load_yaml(yaml);
@@ -785,7 +785,7 @@ proptest! {
         comment in "[a-zä ]{0,10}",
     ) {
         let text: String = words.iter().map(|word| format!("- {word} # {comment}\n- '{word}'\n- [ \"{word}\" ]\n")).collect();
-        let (root, refusals) = parse::parse(&text, 0);
+        let Parsed { root, refusals, .. } = parse::parse(&text, 0);
         prop_assert!(refusals.is_empty());
         let root = root.unwrap();
         for (i, item) in root.as_list().unwrap().iter().enumerate() {
