@@ -103,7 +103,13 @@ impl Diagnostics {
         self.files.borrow().clone()
     }
 
+    /// What holds whoever can read the files.
     pub fn into_inner(self) -> Vec<Diagnostic> {
+        self.into_all().into_iter().filter(|d| d.holds == Holds::Always).collect()
+    }
+
+    /// Also what depends on who can read them.
+    pub fn into_all(self) -> Vec<Diagnostic> {
         self.found.into_inner()
     }
 }

@@ -66,7 +66,7 @@ fn load_source(path: &Path, source: Result<Source, Invalid>) -> Loaded {
     let named = book.files();
     let hash = digest(&sources, &named);
     files.extend(named);
-    found.extend(book.into_inner().into_iter().filter_map(|d| locate(d, &documents, &sources)));
+    found.extend(book.into_all().into_iter().filter_map(|d| locate(d, &documents, &sources)));
     let is_faultless = found.iter().all(|found| found.severity != Severity::Fault);
     let plan = compiled.filter(|_| is_faultless).map(|(settings, routes)| Plan { settings, routes, hash });
     let report = Report::new(found, &sources, seen.secrets);
