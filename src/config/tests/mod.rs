@@ -679,7 +679,9 @@ mod shipped {
              - { name: b, match: { path: /b }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
         ));
         for (written, default) in reference.routes[1..3].iter().zip(&bare.routes) {
-            assert_eq!(format!("{:?}", written.function), format!("{:?}", default.function));
+            let (written, default) = (&written.function, &default.function);
+            assert_eq!(format!("{:?}", written.target), format!("{:?}", default.target));
+            assert_eq!(format!("{:?}", written.terms), format!("{:?}", default.terms));
         }
     }
 }
