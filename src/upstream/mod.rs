@@ -3,6 +3,7 @@
 //! Knows no platform and no route.
 
 mod endpoint;
+mod names;
 pub mod resolve;
 mod slots;
 pub mod trust;
