@@ -13,7 +13,7 @@ use pingora::connectors::http::Connector;
 use pingora::listeners::tls::Acceptor;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{Admin, Status};
@@ -70,6 +70,9 @@ impl App {
 
     async fn serve(self) -> anyhow::Result<()> {
         let App { plan, path, files, listeners, admin } = self;
+        // Received from the very start: a signal that nobody receives ends the process.
+        let hangup = signal(SignalKind::hangup())?;
+        let mut stop = Stop::listen()?;
         let metrics = Metrics::new();
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
             .context("cannot open the access log")?;
@@ -111,6 +114,7 @@ impl App {
             access_log: access_log.clone(),
             identities,
             status: Arc::clone(&status),
+            pool_size: pool,
             apply: Box::new({
                 let front = Arc::clone(&front);
                 move |snapshot| front.set_terms(terms(snapshot, &observer))
@@ -128,13 +132,13 @@ impl App {
             host_name: None,
         };
         tokio::spawn(admin_page.serve(admin));
-        let reloading = tokio::spawn(reload::watch(reloader, files));
+        let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
         reopen_on_signal(access_log.clone())?;
         feed_watchdog();
 
         status.bound(&addresses);
         notify_ready(&snapshot.load());
-        wait_for_stop(&mut accepting).await?;
+        stop.wait(&mut accepting).await?;
 
         log::info!("stopping");
         status.draining();
@@ -185,7 +189,7 @@ fn acceptor(identities: Arc<ServerIdentities>) -> Acceptor {
 }
 
 /// Room for all the connections that the routes want kept, and for the surplus of a burst.
-fn pool_size(plan: &Plan) -> usize {
+pub fn pool_size(plan: &Plan) -> usize {
     let kept = plan.routes.iter().map(|route| match route.function.terms.keepalive {
         Keepalive::Off => 0,
         Keepalive::On { pool, .. } => pool as usize * route.function.terms.endpoints.len(),
@@ -221,15 +225,29 @@ fn check_system_roots() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn wait_for_stop(accepting: &mut tokio::task::JoinSet<std::io::Result<()>>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        Some(ended) = accepting.join_next() => {
-            ended.context("an accept loop panicked")?.context("an accept loop failed")?;
-            Err(anyhow!("an accept loop ended by itself"))
+/// The signals that end the process.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them, or for the end of an accept loop, which is a fault.
+    async fn wait(
+        &mut self,
+        accepting: &mut tokio::task::JoinSet<std::io::Result<()>>,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            _ = self.terminate.recv() => Ok(()),
+            _ = self.interrupt.recv() => Ok(()),
+            Some(ended) = accepting.join_next() => {
+                ended.context("an accept loop panicked")?.context("an accept loop failed")?;
+                Err(anyhow!("an accept loop ended by itself"))
+            }
         }
     }
 }
