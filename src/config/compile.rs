@@ -235,9 +235,6 @@ impl Routes {
 
     /// The routes, when every one of them compiled. `scope` is any of the same book.
     pub(super) fn finish(self, scope: &Scope<'_>) -> Option<Vec<Route>> {
-        if self.compiled.is_empty() {
-            scope.warn("there are no routes", "every request will be answered with 404");
-        }
         let matchers: Vec<_> = self.matched.iter().map(|matched| &matched.matcher).collect();
         for routing::Ambiguity { first, second } in routing::ambiguities(&matchers) {
             let (first, second) = (&self.matched[first], &self.matched[second]);

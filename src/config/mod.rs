@@ -9,6 +9,8 @@
 
 mod compile;
 mod document;
+mod hints;
+mod parse;
 mod raw;
 mod report;
 mod schema;
@@ -21,6 +23,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use serde::de::DeserializeOwned;
 
@@ -28,7 +31,7 @@ use self::document::Document;
 use self::report::Found;
 pub use self::report::{Finding, Report, Style};
 use self::shape::{Seen, Shape};
-use self::source::Source;
+use self::source::{Exposure, Source};
 use self::tree::{Node, Span};
 use crate::diag::{Diagnostic, Diagnostics, Holds, Invalid, Place, Scope, Severity, Step};
 use crate::snapshot::{Plan, Route, Settings};
@@ -45,12 +48,20 @@ pub struct Loaded {
 
 /// Reads and compiles a configuration.
 pub fn load(path: &Path) -> Loaded {
+    load_source(path, Source::read(path))
+}
+
+/// Compiles a configuration that is not in a file. `path` is what it is called, and where relative paths start.
+pub fn load_text(path: &Path, text: String) -> Loaded {
+    load_source(path, Source::checked(path, text.into_bytes(), Exposure::Private))
+}
+
+fn load_source(path: &Path, source: Result<Source, Invalid>) -> Loaded {
     let book = Diagnostics::new(path.parent().map(Path::to_owned).unwrap_or_default());
     let mut loader = Loader::new(&book);
-    let compiled = loader.load(path);
-    let Loader { files, sources, documents, mut found, seen, .. } = loader;
+    let compiled = loader.load(path, source);
+    let Loader { mut files, sources, documents, mut found, seen, .. } = loader;
 
-    let mut files: BTreeSet<PathBuf> = files;
     let named = book.files();
     let hash = digest(&sources, &named);
     files.extend(named);
@@ -66,10 +77,19 @@ pub fn schema() -> serde_json::Value {
     schema::schema()
 }
 
+/// The shapes of both kinds of files. They are the same for every load.
+struct Shapes {
+    main: Shape,
+    included: Shape,
+}
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
+    let main = schema::schema();
+    Shapes { main: Shape::of(&main), included: Shape::of(&schema::included(&main)) }
+});
+
 struct Loader<'b> {
     book: &'b Diagnostics,
-    shape: Shape,
-    included_shape: Shape,
     files: BTreeSet<PathBuf>,
     sources: Vec<Source>,
     /// By the number of the source; nothing for what could not be read.
@@ -80,11 +100,8 @@ struct Loader<'b> {
 
 impl<'b> Loader<'b> {
     fn new(book: &'b Diagnostics) -> Self {
-        let main = schema::schema();
         Loader {
             book,
-            shape: Shape::of(&main),
-            included_shape: Shape::of(&schema::included(&main)),
             files: BTreeSet::new(),
             sources: Vec::new(),
             documents: Vec::new(),
@@ -93,36 +110,36 @@ impl<'b> Loader<'b> {
         }
     }
 
-    fn load(&mut self, path: &Path) -> Option<(Settings, Vec<Route>)> {
-        let root = self.read(path)?;
-        let target = self.shape.key("routes").and_then(Shape::item).and_then(|route| route.key("target"));
+    fn load(&mut self, path: &Path, source: Result<Source, Invalid>) -> Option<(Settings, Vec<Route>)> {
+        let root = self.take_in(path, source)?;
         let defaults =
             root.as_mapping().and_then(|root| root.get("defaults")).map(|entry| Rc::clone(&entry.value));
-        let document = Document::new(root, target, defaults.as_deref());
+        let document = Document::new(root, Self::target_shape(), defaults.as_deref());
         let scope = Scope::root(self.book, MAIN);
-        self.shape.check(&document.root, &scope, &mut self.seen);
+        SHAPES.main.check(&document.root, &scope, &mut self.seen);
         let included = self.expand_includes(path, &document, &scope.key("include"));
         self.documents.push(Some(document));
         for path in included {
-            let document = self.read(&path).map(|root| {
-                let target =
-                    self.shape.key("routes").and_then(Shape::item).and_then(|route| route.key("target"));
-                Document::new(root, target, defaults.as_deref())
-            });
+            let root = self.take_in(&path, Source::read(&path));
+            let document = root.map(|root| Document::new(root, Self::target_shape(), defaults.as_deref()));
             if let Some(document) = &document {
                 let scope = Scope::root(self.book, self.documents.len());
-                self.included_shape.check(&document.root, &scope, &mut self.seen);
+                SHAPES.included.check(&document.root, &scope, &mut self.seen);
             }
             self.documents.push(document);
         }
         self.compile()
     }
 
-    /// Reads a file and gives it the next number.
-    fn read(&mut self, path: &Path) -> Option<Rc<Node>> {
+    fn target_shape() -> Option<&'static Shape> {
+        SHAPES.main.key("routes")?.item()?.key("target")
+    }
+
+    /// Gives a file the next number and parses it.
+    fn take_in(&mut self, path: &Path, source: Result<Source, Invalid>) -> Option<Rc<Node>> {
         let file = self.sources.len();
         self.files.insert(path.to_owned());
-        let source = match Source::read(path) {
+        let source = match source {
             Ok(source) => source,
             Err(Invalid { message, hint }) => {
                 self.sources.push(Source::missing(path));
@@ -130,12 +147,12 @@ impl<'b> Loader<'b> {
                 return None;
             }
         };
-        let (root, refusals) = tree::parse(&source.text, file);
+        let (root, refusals) = parse::parse(&source.text, file);
         if root.is_none() && refusals.is_empty() {
             let hint = "a file without routes says `routes: []`";
             self.found.push(Found::of_file(file, "the file is empty".to_owned(), Some(hint.to_owned())));
         }
-        for tree::Refusal { span, path, message, hint, is_syntax } in refusals {
+        for parse::Refusal { span, path, message, hint, is_syntax } in refusals {
             if is_syntax {
                 self.seen.secrets.extend(self.secret_near(&source, span));
             }
@@ -149,14 +166,17 @@ impl<'b> Loader<'b> {
     /// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
     fn secret_near(&self, source: &Source, fault: Span) -> Option<Span> {
         let mut secret_keys = Vec::new();
-        self.shape.secret_keys(&mut secret_keys);
+        SHAPES.main.secret_keys(&mut secret_keys);
         let line = source.line(source.line_of(fault.start));
         let text = &source.text[line.clone()];
         let span_from = |start: usize| Span { file: fault.file, start: line.start + start, end: line.end };
-        let behind_key =
-            secret_keys.iter().filter_map(|key| Some(text.find(key.as_str())? + key.len())).min();
-        if let Some(start) = behind_key {
-            return Some(span_from(start));
+        let behind_colon = |start: usize| {
+            let value = text[start..].find(':').map_or(start, |colon| start + colon + 1);
+            span_from(value + text[value..].len() - text[value..].trim_start().len())
+        };
+        let after_key = |key: &String| Some(text.find(key.as_str())? + key.len());
+        if let Some(start) = secret_keys.iter().filter_map(after_key).min() {
+            return Some(behind_colon(start));
         }
         let mut indent = text.len() - text.trim_start().len();
         for number in (0..source.line_of(fault.start)).rev() {
@@ -168,7 +188,7 @@ impl<'b> Loader<'b> {
             }
             indent = above_indent;
             if secret_keys.iter().any(|secret| key.contains(secret.as_str())) {
-                return Some(span_from(text.find(':').map_or(0, |colon| colon + 1)));
+                return Some(behind_colon(0));
             }
         }
         None
@@ -247,6 +267,11 @@ impl<'b> Loader<'b> {
                 }
             }
         }
+        if self.documents.iter().flatten().all(|document| document.routes().is_empty())
+            && !self.book.has_faults()
+        {
+            root.key("routes").warn("there are no routes", "every request will be answered with 404");
+        }
         let routes = routes.finish(&root);
         settings.zip(routes)
     }
@@ -269,10 +294,10 @@ impl Found {
 /// Puts a diagnostic where its value really stands, which for an inherited one is not where it was found.
 fn locate(diagnostic: Diagnostic, documents: &[Option<Document>], sources: &[Source]) -> Option<Found> {
     let Diagnostic { severity, holds, place, part, message, hint, first } = diagnostic;
-    let span = |place: &Place, part| Some(documents.get(place.file)?.as_ref()?.locate(place, part));
+    let span = |place: &Place, part| documents.get(place.file)?.as_ref()?.locate(place, part);
     let marked = span(&place, part);
     let file = marked.map_or(place.file, |span| span.file);
-    if holds == Holds::InExposedFiles && !sources[file].is_exposed {
+    if holds == Holds::InExposedFiles && sources[file].exposure == Exposure::Private {
         return None;
     }
     let first = first.and_then(|first| span(&first, part)).map(|first| {
