@@ -13,14 +13,14 @@ use pingora::connectors::http::Connector;
 use pingora::listeners::tls::Acceptor;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{Admin, Status};
 use crate::downstream::{Front, HeadLimits, Observer, Terms};
 use crate::gateway::Gateway;
 use crate::listen::Inherited;
-use crate::reload::{self, Reloader};
+use crate::reload::{self, Reloader, Watch};
 use crate::snapshot::{Plan, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::ServerIdentities;
@@ -69,6 +69,8 @@ impl App {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
+        // Before anything else: a signal without a receiver ends the process.
+        let mut signals = Signals::receive().context("cannot receive signals")?;
         let App { plan, path, files, listeners, admin } = self;
         let metrics = Metrics::new();
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
@@ -128,13 +130,14 @@ impl App {
             host_name: None,
         };
         tokio::spawn(admin_page.serve(admin));
-        let reloading = tokio::spawn(reload::watch(reloader, files));
-        reopen_on_signal(access_log.clone())?;
+        let watch = Watch::begin(&files);
+        let reloading = tokio::spawn(reload::run(reloader, watch, signals.hangup));
+        tokio::spawn(reopen(access_log.clone(), signals.reopen));
         feed_watchdog();
 
         status.bound(&addresses);
         notify_ready(&snapshot.load());
-        wait_for_stop(&mut accepting).await?;
+        signals.stop.wait(&mut accepting).await?;
 
         log::info!("stopping");
         status.draining();
@@ -221,27 +224,52 @@ fn check_system_roots() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn wait_for_stop(accepting: &mut tokio::task::JoinSet<std::io::Result<()>>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        Some(ended) = accepting.join_next() => {
-            ended.context("an accept loop panicked")?.context("an accept loop failed")?;
-            Err(anyhow!("an accept loop ended by itself"))
+/// Every signal that means something here.
+struct Signals {
+    stop: Stop,
+    hangup: Signal,
+    reopen: Signal,
+}
+
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn receive() -> std::io::Result<Self> {
+        Ok(Signals {
+            stop: Stop {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+impl Stop {
+    async fn wait(
+        &mut self,
+        accepting: &mut tokio::task::JoinSet<std::io::Result<()>>,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            _ = self.terminate.recv() => Ok(()),
+            _ = self.interrupt.recv() => Ok(()),
+            Some(ended) = accepting.join_next() => {
+                ended.context("an accept loop panicked")?.context("an accept loop failed")?;
+                Err(anyhow!("an accept loop ended by itself"))
+            }
         }
     }
 }
 
-fn reopen_on_signal(access_log: AccessLog) -> anyhow::Result<()> {
-    let mut reopen = signal(SignalKind::user_defined1())?;
-    tokio::spawn(async move {
-        while reopen.recv().await.is_some() {
-            access_log.reopen();
-        }
-    });
-    Ok(())
+/// After the file was moved away, as logrotate does it.
+async fn reopen(access_log: AccessLog, mut signal: Signal) {
+    while signal.recv().await.is_some() {
+        access_log.reopen();
+    }
 }
 
 /// Fed from the runtime that serves requests: when that hangs, systemd notices.

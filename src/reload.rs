@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use notify::{RecursiveMode, Watcher};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::admin::Status;
@@ -42,23 +42,11 @@ enum Cause {
 }
 
 /// Reloads on SIGHUP and when a file that was read changes, for as long as the process lives.
-pub async fn watch(reloader: Reloader, files: Vec<PathBuf>) {
-    let (changed, mut changes) = mpsc::channel(1);
-    let mut watch = Watch::new(changed);
-    watch.follow(&files);
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(e) => return log::error!("SIGHUP cannot be received, there will be no reload: {e}"),
-    };
+pub async fn run(reloader: Reloader, mut watch: Watch, mut hangup: Signal) {
     loop {
         let cause = tokio::select! {
             _ = hangup.recv() => Cause::Signal,
-            _ = changes.recv() => {
-                // An editor or a ConfigMap changes several names in a row; the last state counts.
-                tokio::time::sleep(SETTLE).await;
-                while changes.try_recv().is_ok() {}
-                Cause::Files
-            }
+            () = watch.changed() => Cause::Files,
         };
         let files = reloader.reload(cause).await;
         watch.follow(&files);
@@ -153,13 +141,17 @@ fn needs_restart(running: &Settings, new: &Settings) -> Option<&'static str> {
 }
 
 /// Watches the directories of files, because a file that is renamed over or reached by a swapped link has no watch of its own.
-struct Watch {
+pub struct Watch {
     watcher: Option<notify::RecommendedWatcher>,
     directories: BTreeSet<PathBuf>,
+    changes: mpsc::Receiver<()>,
 }
 
 impl Watch {
-    fn new(changed: mpsc::Sender<()>) -> Self {
+    /// A change between the load of the files and this moment is noticed too: the first look is due at once.
+    pub fn begin(files: &[PathBuf]) -> Self {
+        let (changed, changes) = mpsc::channel(1);
+        let _ = changed.try_send(());
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading our own files is an event as well, and no change.
             if event.is_ok_and(|event| !event.kind.is_access()) {
@@ -169,7 +161,19 @@ impl Watch {
         });
         let watcher =
             watcher.inspect_err(|e| log::warn!("files cannot be watched, reload by SIGHUP: {e}")).ok();
-        Watch { watcher, directories: BTreeSet::new() }
+        let mut watch = Watch { watcher, directories: BTreeSet::new(), changes };
+        watch.follow(files);
+        watch
+    }
+
+    async fn changed(&mut self) {
+        if self.changes.recv().await.is_none() {
+            // Nothing can be watched: only signals are left.
+            return std::future::pending().await;
+        }
+        // An editor or a ConfigMap changes several names in a row; the last state counts.
+        tokio::time::sleep(SETTLE).await;
+        while self.changes.try_recv().is_ok() {}
     }
 
     fn follow(&mut self, files: &[PathBuf]) {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Method;
 use ipnet::IpNet;
@@ -81,7 +81,13 @@ fn compile_listeners(raw: Vec<raw::Listener>, scope: &Scope<'_>) -> Option<Vec<L
 fn load_identity(raw: raw::KeyPair, scope: &Scope<'_>) -> Option<Identity> {
     let raw::KeyPair { cert, key } = raw;
     let (cert, key) = (scope.key("cert").file(cert), scope.key("key").file(key));
-    scope.key("cert").accept(Identity::load(&cert, &key))
+    let scope = scope.key("cert");
+    let identity = scope.accept(Identity::load(&cert, &key))?;
+    // A warning: a gateway with an old certificate serves more clients than one that does not start.
+    if let Err(Invalid { message, hint }) = identity.validity(SystemTime::now()) {
+        scope.warn(message, hint.unwrap_or_default());
+    }
+    Some(identity)
 }
 
 fn compile_admin(raw: Option<raw::Admin>, scope: &Scope<'_>) -> Option<SocketAddr> {

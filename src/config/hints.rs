@@ -41,9 +41,8 @@ impl<'k> Meant<'k> {
 }
 
 /// Keys that other gateways, or YAML itself, know and that have another form here.
-const KNOWN_ELSEWHERE: [(&str, &str); 4] = [
+const KNOWN_ELSEWHERE: [(&str, &str); 3] = [
     ("<<", "merge keys are not supported; `defaults` holds what targets have in common"),
-    ("max_req_body_size", "bodies stream through; `limits.body` bounds those of all requests"),
     ("uri", "a route's path is `match.path`"),
     ("upstream", "where a route leads is its `target`"),
 ];

@@ -29,8 +29,8 @@ pub(super) async fn run(
     function: &Function,
     target: &BufferedTarget,
 ) -> Result<(), GatewayError> {
-    let limit = usize::try_from(ctx.snapshot.settings.limits.body.0).unwrap_or(usize::MAX);
-    let body = read_body(session, ctx, target.limits().request.min(limit)).await?;
+    let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
+    let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
     let mut head = session.req_header().clone();
     let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body)?;
     frame(&mut head, function, sealed.len())?;

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::upstream::Terms;
+use crate::values::ByteSize;
 
 /// What a platform may know of the request it serves, beyond the head itself.
 #[derive(Debug)]
@@ -130,8 +131,8 @@ pub struct Compiled {
     pub platform: &'static str,
     pub target: Target,
     pub terms: Terms,
-    /// Whether requests carry a credential of ours; an answer of 401 or 403 is then ours to notice.
-    pub has_credential: bool,
+    /// The largest request body of this route, where the file names one.
+    pub max_request: Option<ByteSize>,
 }
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
