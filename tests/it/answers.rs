@@ -474,6 +474,33 @@ async fn a_request_id_is_made_and_passed_on() {
     assert_eq!(first.json::<Echo>().header("x-request-id"), Some(one), "the function learns it too");
 }
 
+#[tokio::test]
+async fn a_strangers_request_id_is_not_ours() {
+    let (gateway, _origin) = echoing("").await;
+
+    let answer = gateway.send(&Request::get("/fn/x").header("X-Request-Id", "forged")).await;
+
+    let id = answer.header("x-request-id").unwrap();
+    assert_ne!(id, "forged");
+    let echo = answer.json::<Echo>();
+    let seen: Vec<_> =
+        echo.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-request-id")).collect();
+    assert!(seen.len() == 1 && seen[0].1 == id, "{seen:?}");
+    gateway.log_line(id).await;
+}
+
+#[tokio::test]
+async fn a_line_of_eight_thousand_bytes_is_not_too_long() {
+    let (gateway, _origin) = echoing("").await;
+    let target = format!("/fn/{}", "x".repeat(7_900));
+    let value = "y".repeat(7_900);
+
+    let echo = gateway.send(&Request::get(&target).header("X-Long", &value)).await.json::<Echo>();
+
+    assert_eq!(echo.target.len(), target.len() - "/fn".len());
+    assert_eq!(echo.header("x-long"), Some(value.as_str()));
+}
+
 fn with(origin: &Origin, more: &str) -> String {
     format!("http: {{ url: '{}/', {more} }}", origin.url())
 }
