@@ -273,12 +273,12 @@ impl Builder {
         // Standard input is the listener, and becomes the first inherited socket.
         let hand_over = self.activated.then_some("exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; ");
         if limit.is_none() && hand_over.is_none() {
-            return Command::new(BINARY);
+            return Command::new(BINARY.as_str());
         }
         let script =
             format!(r#"{}{}exec "$0" "$@""#, limit.unwrap_or_default(), hand_over.unwrap_or_default());
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(script).arg(BINARY);
+        command.arg("-c").arg(script).arg(BINARY.as_str());
         command
     }
 
@@ -372,7 +372,7 @@ pub(crate) async fn check(yaml: &str) -> Check {
 
 /// The binary with these arguments, to its end.
 pub(crate) async fn run(arguments: &[&str]) -> Check {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(BINARY.as_str());
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).kill_on_drop(true);
     let output = within("the command to end", command.output()).await.unwrap();
     Check {
@@ -600,7 +600,10 @@ pub(crate) const TLS_LISTENERS: &str = "listeners:
   - address: 127.0.0.1:$TLS_PORT
     tls: { cert: $DIR/site.pem, key: $DIR/site.key }
 ";
-const BINARY: &str = env!("CARGO_BIN_EXE_fngate");
+/// The built binary, or what `FNGATE_BINARY` names: a wrapper that watches it, say.
+static BINARY: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("FNGATE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_fngate").to_owned())
+});
 const START_ATTEMPTS: usize = 5;
 const LINES_KEPT: usize = 20_000;
 const LINES_SHOWN: usize = 20;
