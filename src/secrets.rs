@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret;
 
@@ -46,23 +46,20 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
 /// watched nor part of the configuration's digest, and a check from outside comes to the same digest.
 fn credential(name: &str, scope: &Scope<'_>) -> Option<String> {
     scope.accept(check_credential_name(name))?;
-    match std::env::var_os("CREDENTIALS_DIRECTORY") {
-        Some(directory) => scope.accept(read(&Path::new(&directory).join(name))),
-        None if scope.lacks_credentials() => {
-            scope.warn(
-                format!("whether the credential `{name}` is there cannot be seen from here"),
-                "systemd shows credentials to the service's main process only",
-            );
-            Some("unseen".to_owned())
-        }
-        None => {
-            scope.reject_with(
-                "there is no credentials directory",
-                "systemd sets CREDENTIALS_DIRECTORY for units with `LoadCredential=`",
-            );
-            None
-        }
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let is_visible = directory.as_ref().is_some_and(|directory| directory.read_dir().is_ok());
+    if !is_visible && scope.lacks_credentials() {
+        scope.warn(
+            format!("whether the credential `{name}` is there cannot be seen from here"),
+            "systemd shows credentials to the service's main process only",
+        );
+        return Some("unseen".to_owned());
     }
+    let directory = directory.ok_or_else(|| {
+        Invalid::new("there is no credentials directory")
+            .hint("systemd sets CREDENTIALS_DIRECTORY for units with `LoadCredential=`")
+    });
+    scope.accept(directory.and_then(|directory| read(&directory.join(name))))
 }
 
 /// Reads a secret's file; one final line break is not part of the secret.
