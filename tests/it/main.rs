@@ -19,6 +19,8 @@ mod apisix_openwhisk;
 mod chaos;
 /// The verbs besides `run`.
 mod cli;
+/// What the documentation says, held against the code.
+mod docs;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// HTTP/2 from clients, frame by frame.
