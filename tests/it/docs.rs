@@ -173,7 +173,8 @@ fn exposed() -> String {
 
 fn families(name: &str) -> impl Iterator<Item = String> {
     let start = format!("fngate_{name}{{");
-    let lines: Vec<_> = exposed().lines().filter(|line| line.starts_with(&start)).map(str::to_owned).collect();
+    let lines: Vec<_> =
+        exposed().lines().filter(|line| line.starts_with(&start)).map(str::to_owned).collect();
     lines.into_iter()
 }
 
