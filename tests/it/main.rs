@@ -21,6 +21,8 @@ mod cli;
 mod hardening;
 /// HTTP/2 from clients, frame by frame.
 mod http2;
+/// Sockets from the service manager, names from the resolver.
+mod machine;
 /// Counters, gauges, histograms, and the admin listener.
 mod metrics;
 /// What every platform goes through, and what only one can do.
