@@ -31,6 +31,8 @@ mod platforms;
 mod pool;
 /// A new configuration under a running gateway.
 mod reload;
+/// Many configurations one after another, and faults that come and go.
+mod reload_storm;
 /// Hosts, paths, methods, suffixes, queries.
 mod routing;
 /// Start, readiness, the service manager, the end.
