@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::platforms::Target;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
+use crate::values::ByteSize;
 
 #[derive(Debug)]
 pub struct Function {
@@ -14,8 +15,15 @@ pub struct Function {
     pub target: Target,
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<RouteMetrics>,
-    /// Whether requests carry a credential of ours.
-    pub has_credential: bool,
+    /// The largest request body of this route, where the file names one.
+    pub max_request: Option<ByteSize>,
+}
+
+impl Function {
+    /// Whether requests carry a credential of ours: an answer of 401 or 403 is then ours to notice.
+    pub fn has_credential(&self) -> bool {
+        self.upstream.terms().credential.is_some()
+    }
 }
 
 /// Counts a route's open connections where its metrics are.

@@ -1,5 +1,7 @@
 //! Reading secrets from where the configuration says they are.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret;
@@ -46,8 +48,12 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
 
 /// Reads a secret's file; one final line break is not part of the secret.
 fn read(path: &Path) -> Result<String, Invalid> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Invalid::new(format!("`{}` cannot be read: {e}", path.display())))?;
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(LARGEST_SECRET + 1).read_to_string(&mut text));
+    let size = read.map_err(|e| Invalid::new(format!("`{}` cannot be read: {e}", path.display())))?;
+    if u64::try_from(size).is_ok_and(|size| size > LARGEST_SECRET) {
+        return Err(Invalid::new(format!("`{}` is larger than {LARGEST_SECRET} bytes", path.display())));
+    }
     let cut = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
     Ok(cut.to_owned())
 }
@@ -62,3 +68,6 @@ fn credential_path(name: &str) -> Result<PathBuf, Invalid> {
     })?;
     Ok(Path::new(&directory).join(name))
 }
+
+/// A token or a header's value is far smaller.
+const LARGEST_SECRET: u64 = 64 << 10;

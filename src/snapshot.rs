@@ -89,7 +89,7 @@ impl Snapshot {
             .map(|function| (function.route.as_str(), &function.upstream))
             .collect();
         let routes = plan.routes.into_iter().map(|Route { name, matcher, function }| {
-            let platforms::Compiled { platform, target, terms, has_credential } = function;
+            let platforms::Compiled { platform, target, terms, max_request } = function;
             let metrics = metrics.route(&name, platform);
             let upstream = match known.get(name.as_str()) {
                 Some(upstream) if *upstream.terms() == terms => Arc::clone(upstream),
@@ -101,7 +101,7 @@ impl Snapshot {
                     Arc::new(OpenConnections(Arc::clone(&metrics))),
                 )),
             };
-            (matcher, Arc::new(Function { route: name, platform, target, upstream, metrics, has_credential }))
+            (matcher, Arc::new(Function { route: name, platform, target, upstream, metrics, max_request }))
         });
         let routes = RouteTable::build(routes);
         metrics.retain(&routes.values().map(|function| function.route.as_str()).collect::<HashSet<_>>());

@@ -4,7 +4,9 @@
 //! values by `parse` functions whose error is the text for the operator.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -22,6 +24,10 @@ impl Secret {
         Secret(SecretString::from(text))
     }
 
+    pub fn identity(&self) -> u64 {
+        credential_identity([self.expose().as_bytes()])
+    }
+
     /// The text itself; for the header value or signature that is made from it, never for output.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -32,6 +38,14 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
+}
+
+/// A number that is the same for equal credentials in this process, and says nothing about them outside of it.
+pub fn credential_identity<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    static KEYS: OnceLock<RandomState> = OnceLock::new();
+    let mut hasher = KEYS.get_or_init(RandomState::new).build_hasher();
+    parts.into_iter().for_each(|part| part.hash(&mut hasher));
+    hasher.finish()
 }
 
 /// Where a file says a secret is: in place, or by reference.

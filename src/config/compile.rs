@@ -5,8 +5,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Method;
 use ipnet::IpNet;
@@ -81,7 +80,13 @@ fn compile_listeners(raw: Vec<raw::Listener>, scope: &Scope<'_>) -> Option<Vec<L
 fn load_identity(raw: raw::KeyPair, scope: &Scope<'_>) -> Option<Identity> {
     let raw::KeyPair { cert, key } = raw;
     let (cert, key) = (scope.key("cert").file(cert), scope.key("key").file(key));
-    scope.key("cert").accept(Identity::load(&cert, &key))
+    let scope = scope.key("cert");
+    let identity = scope.accept(Identity::load(&cert, &key))?;
+    // A warning: a gateway with an old certificate serves more clients than one that does not start.
+    if let Err(Invalid { message, hint }) = identity.validity(SystemTime::now()) {
+        scope.warn(message, hint.unwrap_or_default());
+    }
+    Some(identity)
 }
 
 fn compile_admin(raw: Option<raw::Admin>, scope: &Scope<'_>) -> Option<SocketAddr> {
@@ -142,7 +147,7 @@ fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<
             scope.key("path").reject_with("the path is empty", "`stdout`, `off`, or a file");
             None
         }
-        path => Some(AccessLog::File(PathBuf::from(path))),
+        path => Some(AccessLog::File(scope.path(path))),
     }
 }
 
@@ -235,9 +240,6 @@ impl Routes {
 
     /// The routes, when every one of them compiled. `scope` is any of the same book.
     pub(super) fn finish(self, scope: &Scope<'_>) -> Option<Vec<Route>> {
-        if self.compiled.is_empty() {
-            scope.warn("there are no routes", "every request will be answered with 404");
-        }
         let matchers: Vec<_> = self.matched.iter().map(|matched| &matched.matcher).collect();
         for routing::Ambiguity { first, second } in routing::ambiguities(&matchers) {
             let (first, second) = (&self.matched[first], &self.matched[second]);

@@ -28,29 +28,30 @@ impl Document {
         self.top("routes").and_then(|routes| routes.as_list()).unwrap_or_default()
     }
 
-    /// What to mark for a place: the value itself, or the key of what fills several lines or is missing.
-    pub(super) fn locate(&self, place: &Place, part: Part) -> Span {
+    /// What to mark for a place: the value itself, or the key of what fills several lines, or the nearest thing around what is
+    /// missing. Nothing when the file as a whole is meant.
+    pub(super) fn locate(&self, place: &Place, part: Part) -> Option<Span> {
         let mut node = &self.root;
         let mut key = None;
         for step in &place.steps {
             match step {
                 Step::Key(name) => {
                     let Some(entry) = node.as_mapping().and_then(|mapping| mapping.get(name)) else {
-                        return mark(node, key, Part::Value);
+                        return (!Rc::ptr_eq(node, &self.root)).then(|| mark(node, key, Part::Value));
                     };
                     key = Some(entry.key_span);
                     node = &entry.value;
                 }
                 Step::Index(index) => {
                     let Some(item) = node.as_list().and_then(|items| items.get(*index)) else {
-                        return mark(node, key, Part::Value);
+                        return Some(mark(node, key, Part::Value));
                     };
                     key = None;
                     node = item;
                 }
             }
         }
-        mark(node, key, part)
+        Some(mark(node, key, part))
     }
 }
 

@@ -9,6 +9,8 @@
 
 mod compile;
 mod document;
+mod hints;
+mod parse;
 mod raw;
 mod report;
 mod schema;
@@ -21,15 +23,17 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use serde::de::DeserializeOwned;
 
 use self::document::Document;
+use self::parse::{Parsed, Refusal};
 use self::report::Found;
 pub use self::report::{Finding, Report, Style};
 use self::shape::{Seen, Shape};
-use self::source::Source;
-use self::tree::{Node, Span};
+use self::source::{Exposure, Source};
+use self::tree::{Entry, Node, Span};
 use crate::diag::{Diagnostic, Diagnostics, Holds, Invalid, Place, Scope, Severity, Step};
 use crate::snapshot::{Plan, Route, Settings};
 
@@ -45,16 +49,24 @@ pub struct Loaded {
 
 /// Reads and compiles a configuration.
 pub fn load(path: &Path) -> Loaded {
+    load_source(path, Source::read(path))
+}
+
+/// Compiles a configuration that is not in a file. `path` is what it is called, and where relative paths start.
+pub fn load_text(path: &Path, text: String) -> Loaded {
+    load_source(path, Source::checked(path, text.into_bytes(), Exposure::Private))
+}
+
+fn load_source(path: &Path, source: Result<Source, Invalid>) -> Loaded {
     let book = Diagnostics::new(path.parent().map(Path::to_owned).unwrap_or_default());
     let mut loader = Loader::new(&book);
-    let compiled = loader.load(path);
-    let Loader { files, sources, documents, mut found, seen, .. } = loader;
+    let compiled = loader.load(path, source);
+    let Loader { mut files, sources, documents, mut found, seen, .. } = loader;
 
-    let mut files: BTreeSet<PathBuf> = files;
     let named = book.files();
     let hash = digest(&sources, &named);
     files.extend(named);
-    found.extend(book.into_inner().into_iter().filter_map(|d| locate(d, &documents, &sources)));
+    found.extend(book.into_all().into_iter().filter_map(|d| locate(d, &documents, &sources)));
     let is_faultless = found.iter().all(|found| found.severity != Severity::Fault);
     let plan = compiled.filter(|_| is_faultless).map(|(settings, routes)| Plan { settings, routes, hash });
     let report = Report::new(found, &sources, seen.secrets);
@@ -66,10 +78,19 @@ pub fn schema() -> serde_json::Value {
     schema::schema()
 }
 
+/// The shapes of both kinds of files. They are the same for every load.
+struct Shapes {
+    main: Shape,
+    included: Shape,
+}
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
+    let main = schema::schema();
+    Shapes { main: Shape::of(&main), included: Shape::of(&schema::included(&main)) }
+});
+
 struct Loader<'b> {
     book: &'b Diagnostics,
-    shape: Shape,
-    included_shape: Shape,
     files: BTreeSet<PathBuf>,
     sources: Vec<Source>,
     /// By the number of the source; nothing for what could not be read.
@@ -80,11 +101,8 @@ struct Loader<'b> {
 
 impl<'b> Loader<'b> {
     fn new(book: &'b Diagnostics) -> Self {
-        let main = schema::schema();
         Loader {
             book,
-            shape: Shape::of(&main),
-            included_shape: Shape::of(&schema::included(&main)),
             files: BTreeSet::new(),
             sources: Vec::new(),
             documents: Vec::new(),
@@ -93,36 +111,36 @@ impl<'b> Loader<'b> {
         }
     }
 
-    fn load(&mut self, path: &Path) -> Option<(Settings, Vec<Route>)> {
-        let root = self.read(path)?;
-        let target = self.shape.key("routes").and_then(Shape::item).and_then(|route| route.key("target"));
+    fn load(&mut self, path: &Path, source: Result<Source, Invalid>) -> Option<(Settings, Vec<Route>)> {
+        let root = self.take_in(path, source)?;
         let defaults =
             root.as_mapping().and_then(|root| root.get("defaults")).map(|entry| Rc::clone(&entry.value));
-        let document = Document::new(root, target, defaults.as_deref());
+        let document = Document::new(root, Self::target_shape(), defaults.as_deref());
         let scope = Scope::root(self.book, MAIN);
-        self.shape.check(&document.root, &scope, &mut self.seen);
+        SHAPES.main.check(&document.root, &scope, &mut self.seen);
         let included = self.expand_includes(path, &document, &scope.key("include"));
         self.documents.push(Some(document));
         for path in included {
-            let document = self.read(&path).map(|root| {
-                let target =
-                    self.shape.key("routes").and_then(Shape::item).and_then(|route| route.key("target"));
-                Document::new(root, target, defaults.as_deref())
-            });
+            let root = self.take_in(&path, Source::read(&path));
+            let document = root.map(|root| Document::new(root, Self::target_shape(), defaults.as_deref()));
             if let Some(document) = &document {
                 let scope = Scope::root(self.book, self.documents.len());
-                self.included_shape.check(&document.root, &scope, &mut self.seen);
+                SHAPES.included.check(&document.root, &scope, &mut self.seen);
             }
             self.documents.push(document);
         }
         self.compile()
     }
 
-    /// Reads a file and gives it the next number.
-    fn read(&mut self, path: &Path) -> Option<Rc<Node>> {
+    fn target_shape() -> Option<&'static Shape> {
+        SHAPES.main.key("routes")?.item()?.key("target")
+    }
+
+    /// Gives a file the next number and parses it.
+    fn take_in(&mut self, path: &Path, source: Result<Source, Invalid>) -> Option<Rc<Node>> {
         let file = self.sources.len();
         self.files.insert(path.to_owned());
-        let source = match Source::read(path) {
+        let source = match source {
             Ok(source) => source,
             Err(Invalid { message, hint }) => {
                 self.sources.push(Source::missing(path));
@@ -130,48 +148,21 @@ impl<'b> Loader<'b> {
                 return None;
             }
         };
-        let (root, refusals) = tree::parse(&source.text, file);
+        let Parsed { root, refusals, dropped } = parse::parse(&source.text, file);
         if root.is_none() && refusals.is_empty() {
             let hint = "a file without routes says `routes: []`";
             self.found.push(Found::of_file(file, "the file is empty".to_owned(), Some(hint.to_owned())));
         }
-        for tree::Refusal { span, path, message, hint, is_syntax } in refusals {
-            if is_syntax {
-                self.seen.secrets.extend(self.secret_near(&source, span));
+        self.seen.secrets.extend(dropped);
+        for Refusal { span, path, message, hint } in refusals {
+            if root.is_none() {
+                self.seen.secrets.extend(secret_near(&source, span));
             }
             let severity = Severity::Fault;
             self.found.push(Found { severity, file, span: Some(span), path, message, hint });
         }
         self.sources.push(source);
         root
-    }
-
-    /// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
-    fn secret_near(&self, source: &Source, fault: Span) -> Option<Span> {
-        let mut secret_keys = Vec::new();
-        self.shape.secret_keys(&mut secret_keys);
-        let line = source.line(source.line_of(fault.start));
-        let text = &source.text[line.clone()];
-        let span_from = |start: usize| Span { file: fault.file, start: line.start + start, end: line.end };
-        let behind_key =
-            secret_keys.iter().filter_map(|key| Some(text.find(key.as_str())? + key.len())).min();
-        if let Some(start) = behind_key {
-            return Some(span_from(start));
-        }
-        let mut indent = text.len() - text.trim_start().len();
-        for number in (0..source.line_of(fault.start)).rev() {
-            let above = &source.text[source.line(number)];
-            let key = above.trim_start();
-            let above_indent = above.len() - key.len();
-            if key.is_empty() || above_indent >= indent {
-                continue;
-            }
-            indent = above_indent;
-            if secret_keys.iter().any(|secret| key.contains(secret.as_str())) {
-                return Some(span_from(text.find(':').map_or(0, |colon| colon + 1)));
-            }
-        }
-        None
     }
 
     fn expand_includes(&mut self, main: &Path, document: &Document, scope: &Scope<'_>) -> Vec<PathBuf> {
@@ -181,7 +172,8 @@ impl<'b> Loader<'b> {
         for (i, pattern) in patterns.iter().enumerate() {
             let (scope, Some(pattern)) = (scope.index(i), pattern.as_text()) else { continue };
             if let Some(directory) = base.join(pattern).parent() {
-                self.files.insert(directory.to_owned());
+                let is_here = directory.as_os_str().is_empty();
+                self.files.insert(if is_here { PathBuf::from(".") } else { directory.to_owned() });
             }
             let Some(hits) = scope.accept(source::expand(base, pattern)) else { continue };
             if hits.is_empty() {
@@ -191,7 +183,10 @@ impl<'b> Loader<'b> {
                 );
             }
             // `*.yaml` beside the main file means the others.
-            paths.extend(hits.into_iter().filter(|path| path != main));
+            let main = fs::canonicalize(main).ok();
+            paths.extend(
+                hits.into_iter().filter(|path| main.is_none() || fs::canonicalize(path).ok() != main),
+            );
         }
         let mut seen = HashSet::new();
         paths.retain(|path| seen.insert(path.clone()));
@@ -200,32 +195,38 @@ impl<'b> Loader<'b> {
 
     /// Compiles what has the right shape; the rest has its faults already.
     fn compile(&self) -> Option<(Settings, Vec<Route>)> {
-        let faulty: HashSet<(usize, Vec<Step>)> = self
-            .book
-            .faulty_places()
-            .into_iter()
-            .map(|Place { file, mut steps }| {
-                let is_route = matches!(steps.first(), Some(Step::Key(key)) if **key == *"routes");
-                steps.truncate(if is_route { 2 } else { 1 });
-                (file, steps)
-            })
-            .collect();
-        let is_sound = |scope: &Scope<'_>| {
-            let Place { file, steps } = scope.place();
-            !faulty.contains(&(*file, steps.clone()))
+        let faulty = self.faulty_parts();
+        let settings = self.compile_settings(&faulty);
+        let routes = self.compile_routes(&faulty);
+        settings.zip(routes)
+    }
+
+    /// The settings and routes in which a fault was found.
+    fn faulty_parts(&self) -> HashSet<Place> {
+        let part = |mut place: Place| {
+            let is_route = matches!(place.steps.first(), Some(Step::Key(key)) if **key == *"routes");
+            place.steps.truncate(if is_route { 2 } else { 1 });
+            place
         };
-        let root = Scope::root(self.book, MAIN);
-        let settings = self.documents.first()?.as_ref().and_then(|document| {
-            let mut values = serde_yaml::Mapping::new();
-            for entry in &document.root.as_mapping()?.entries {
-                let is_setting = !matches!(&*entry.key, "routes" | "defaults" | "include");
-                if is_setting && is_sound(&root.key(&entry.key)) {
-                    values.entry((&*entry.key).into()).or_insert_with(|| entry.value.to_serde());
-                }
+        self.book.faulty_places().into_iter().map(part).collect()
+    }
+
+    fn compile_settings(&self, faulty: &HashSet<Place>) -> Option<Settings> {
+        let scope = Scope::root(self.book, MAIN);
+        let document = self.documents.first()?.as_ref()?;
+        let mut values = serde_yaml::Mapping::new();
+        for Entry { key, value, .. } in &document.root.as_mapping()?.entries {
+            let is_setting = !matches!(&**key, "routes" | "defaults" | "include");
+            if is_setting && !faulty.contains(scope.key(key).place()) {
+                values.entry((&**key).into()).or_insert_with(|| value.to_serde());
             }
-            let raw = root.accept(read_raw(serde_yaml::Value::Mapping(values)))?;
-            compile::settings(raw, &root)
-        });
+        }
+        let raw = scope.accept(read_raw(serde_yaml::Value::Mapping(values)))?;
+        compile::settings(raw, &scope)
+    }
+
+    fn compile_routes(&self, faulty: &HashSet<Place>) -> Option<Vec<Route>> {
+        let root = Scope::root(self.book, MAIN);
         let mut credentials: HashMap<(usize, &[Step]), Vec<Scope<'_>>> = HashMap::new();
         for place in &self.seen.credentials {
             if let Some(route) = place.steps.get(..2) {
@@ -234,11 +235,10 @@ impl<'b> Loader<'b> {
         }
         let mut routes = compile::Routes::default();
         for (file, document) in self.documents.iter().enumerate() {
-            let Some(document) = document else { continue };
             let list = Scope::root(self.book, file).key("routes");
-            for (i, route) in document.routes().iter().enumerate() {
+            for (i, route) in document.iter().flat_map(Document::routes).enumerate() {
                 let scope = list.index(i);
-                if !is_sound(&scope) {
+                if faulty.contains(scope.place()) {
                     continue;
                 }
                 let own = credentials.get(&(file, scope.place().steps.as_slice()));
@@ -247,9 +247,44 @@ impl<'b> Loader<'b> {
                 }
             }
         }
-        let routes = routes.finish(&root);
-        settings.zip(routes)
+        let has_routes = self.documents.iter().flatten().any(|document| !document.routes().is_empty());
+        if !has_routes && !self.book.has_faults() {
+            root.key("routes").warn("there are no routes", "every request will be answered with 404");
+        }
+        routes.finish(&root)
     }
+}
+
+/// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
+fn secret_near(source: &Source, fault: Span) -> Option<Span> {
+    let mut secret_keys = Vec::new();
+    SHAPES.main.secret_keys(&mut secret_keys);
+    let number = source.line_of(fault.start);
+    let line = source.line(number);
+    let text = &source.text[line.clone()];
+    let behind_colon = |start: usize| {
+        let value = text[start..].find(':').map_or(start, |colon| start + colon + 1);
+        let blanks = text[value..].len() - text[value..].trim_start().len();
+        Span { file: fault.file, start: line.start + value + blanks, end: line.end }
+    };
+    let after_key = |key: &String| Some(text.find(key.as_str())? + key.len());
+    if let Some(start) = secret_keys.iter().filter_map(after_key).min() {
+        return Some(behind_colon(start));
+    }
+    let mut indent = text.len() - text.trim_start().len();
+    for number in (0..number).rev() {
+        let above = &source.text[source.line(number)];
+        let key = above.trim_start();
+        let above_indent = above.len() - key.len();
+        if key.is_empty() || above_indent >= indent {
+            continue;
+        }
+        indent = above_indent;
+        if secret_keys.iter().any(|secret| key.contains(secret.as_str())) {
+            return Some(behind_colon(0));
+        }
+    }
+    None
 }
 
 /// The number of the file that was asked for.
@@ -269,10 +304,10 @@ impl Found {
 /// Puts a diagnostic where its value really stands, which for an inherited one is not where it was found.
 fn locate(diagnostic: Diagnostic, documents: &[Option<Document>], sources: &[Source]) -> Option<Found> {
     let Diagnostic { severity, holds, place, part, message, hint, first } = diagnostic;
-    let span = |place: &Place, part| Some(documents.get(place.file)?.as_ref()?.locate(place, part));
+    let span = |place: &Place, part| documents.get(place.file)?.as_ref()?.locate(place, part);
     let marked = span(&place, part);
     let file = marked.map_or(place.file, |span| span.file);
-    if holds == Holds::InExposedFiles && !sources[file].is_exposed {
+    if holds == Holds::InExposedFiles && sources[file].exposure == Exposure::Private {
         return None;
     }
     let first = first.and_then(|first| span(&first, part)).map(|first| {
@@ -294,7 +329,7 @@ fn digest(sources: &[Source], named: &BTreeSet<PathBuf>) -> String {
     let mut hasher = DefaultHasher::new();
     sources.iter().for_each(|source| source.text.hash(&mut hasher));
     // One that cannot be read has its fault already.
-    named.iter().filter_map(|path| fs::read(path).ok()).for_each(|bytes| bytes.hash(&mut hasher));
+    named.iter().filter_map(|path| source::read_bounded(path).ok()).for_each(|bytes| bytes.hash(&mut hasher));
     format!("{:016x}", hasher.finish())
 }
 

@@ -6,6 +6,7 @@
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+use super::hints::Meant;
 use super::schema::SECRET;
 use super::tree::{Entry, Mapping, Node, Span, Value};
 use crate::diag::{Place, Scope, did_you_mean};
@@ -30,7 +31,9 @@ struct Choices(Vec<String>);
 struct Number {
     must_be_whole: bool,
     min: f64,
+    /// What the file may say, or else what the type can hold.
     max: f64,
+    has_max: bool,
 }
 
 #[derive(Debug)]
@@ -39,7 +42,7 @@ struct List {
     min_items: usize,
 }
 
-type Known = IndexMap<String, Shape>;
+pub(super) type Known = IndexMap<String, Shape>;
 
 #[derive(Debug)]
 enum Keys {
@@ -154,7 +157,7 @@ impl Shape {
         self.item().into_iter().for_each(|item| item.secret_keys(found));
     }
 
-    fn holds_secrets(&self) -> bool {
+    pub(super) fn holds_secrets(&self) -> bool {
         let mut found = Vec::new();
         self.secret_keys(&mut found);
         self.is_secret || !found.is_empty()
@@ -172,13 +175,24 @@ impl Shape {
             seen.credentials.push(scope.place().clone());
         }
         match (&node.value, &self.text, &self.number, &self.list, &self.keys) {
-            (Value::Text(text), Some(choices), ..) => choices.check(text, scope),
+            (Value::Text(text), Some(choices), ..) => self.check_choice(text, choices, scope),
             (Value::Integer(_) | Value::Float(_), _, Some(number), ..) => number.check(&node.value, scope),
             (Value::Bool(_), ..) if self.boolean => {}
             (Value::List(items), _, _, Some(list), _) => list.check(items, scope, seen),
             (Value::Mapping(mapping), .., Some(keys)) => keys.check(outer, mapping, scope, seen),
             _ => self.reject_kind(node, scope, seen),
         }
+    }
+
+    fn check_choice(&self, text: &str, Choices(words): &Choices, scope: &Scope<'_>) {
+        if words.is_empty() || words.iter().any(|word| word == text) {
+            return;
+        }
+        let hint = match did_you_mean(text, words.iter().map(String::as_str)) {
+            Some(word) => format!("did you mean `{word}`?"),
+            None => format!("expected {}", self.expected()),
+        };
+        scope.reject_with(format!("`{text}` is not a choice here"), hint);
     }
 
     fn reject_kind(&self, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
@@ -256,20 +270,6 @@ impl Shape {
     }
 }
 
-impl Choices {
-    fn check(&self, text: &str, scope: &Scope<'_>) {
-        let Choices(words) = self;
-        if words.is_empty() || words.iter().any(|word| word == text) {
-            return;
-        }
-        let hint = match did_you_mean(text, words.iter().map(String::as_str)) {
-            Some(word) => format!("did you mean `{word}`?"),
-            None => format!("one of {}", quoted(words)),
-        };
-        scope.reject_with(format!("`{text}` is not a choice here"), hint);
-    }
-}
-
 impl Number {
     fn of(schema: &Json, must_be_whole: bool) -> Self {
         let (min, max) = match schema["format"].as_str() {
@@ -284,6 +284,7 @@ impl Number {
             must_be_whole,
             min: schema["minimum"].as_f64().unwrap_or(min).max(min),
             max: schema["maximum"].as_f64().unwrap_or(max).min(max),
+            has_max: schema["maximum"].is_number() || !schema["minimum"].is_number(),
         }
     }
 
@@ -297,10 +298,8 @@ impl Number {
         if self.must_be_whole && matches!(value, Value::Float(_)) {
             scope.reject(format!("expected a whole number, found {number}"));
         } else if !(self.min..=self.max).contains(&number) {
-            let bounds = match (self.min, self.max) {
-                (min, LARGEST_EXACT) => format!("at least {min}"),
-                (min, max) => format!("{min} to {max}"),
-            };
+            let Number { min, max, .. } = self;
+            let bounds = if self.has_max { format!("{min} to {max}") } else { format!("at least {min}") };
             scope.reject_with(format!("{number} is out of range"), bounds);
         }
     }
@@ -357,14 +356,11 @@ impl Keys {
             match known.get(&**key) {
                 Some(shape) => shape.check_in(Some(known), value, &scope, seen),
                 None => {
-                    let meant = meant_by(key, known);
-                    if meant.is_none_or(|meant| known[meant].holds_secrets()) {
+                    let Meant { shape, hint } = Meant::by(key, known, outer);
+                    // What nobody understands may be a secret.
+                    if shape.is_none_or(Shape::holds_secrets) {
                         hide_text(value, seen);
                     }
-                    let hint = match meant {
-                        Some(meant) => format!("did you mean `{meant}`?"),
-                        None => hint_for_key(key, known, outer),
-                    };
                     scope.reject_key(format!("unknown key `{key}`"), Some(hint));
                 }
             }
@@ -381,57 +377,7 @@ fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut See
     }
 }
 
-fn meant_by<'k>(key: &str, known: &'k Known) -> Option<&'k str> {
-    let names = || known.keys().map(String::as_str);
-    let snake_case = snake_case(key);
-    names().find(|name| *name == snake_case).or_else(|| did_you_mean(key, names()))
-}
-
-fn hint_for_key(key: &str, known: &Known, outer: Option<&Known>) -> String {
-    if let Some((_, instead)) = KNOWN_ELSEWHERE.iter().find(|(name, _)| *name == key) {
-        return (*instead).to_owned();
-    }
-    let holder = |known: &Known| {
-        let holder = known.iter().find(|(_, shape)| shape.keys().any(|(name, _)| name == key));
-        holder.map(|(holder, _)| holder.clone())
-    };
-    if let Some(holder) = holder(known) {
-        return format!("`{key}` stands under `{holder}`");
-    }
-    if outer.is_some_and(|outer| outer.contains_key(key)) {
-        return format!("`{key}` stands one level further out");
-    }
-    if let Some(holder) = outer.and_then(holder) {
-        return format!("`{key}` is a key of `{holder}`");
-    }
-    format!("known here: {}", quoted(known.keys()))
-}
-
-/// Keys that other gateways, or YAML itself, know and that have another form here.
-const KNOWN_ELSEWHERE: [(&str, &str); 4] = [
-    ("<<", "merge keys are not supported; `defaults` holds what targets have in common"),
-    ("max_req_body_size", "bodies stream through; `limits.body` bounds those of all requests"),
-    ("uri", "a route's path is `match.path`"),
-    ("upstream", "where a route leads is its `target`"),
-];
-
-/// `functionUri` and `function-uri` as `function_uri`.
-fn snake_case(key: &str) -> String {
-    let mut out = String::with_capacity(key.len() + 2);
-    for c in key.chars() {
-        match c {
-            '-' => out.push('_'),
-            c if c.is_ascii_uppercase() => {
-                out.push_str(if out.is_empty() || out.ends_with('_') { "" } else { "_" });
-                out.push(c.to_ascii_lowercase());
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String {
+pub(super) fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 

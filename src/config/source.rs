@@ -1,29 +1,38 @@
 //! `Source`: one file of a configuration, as it was read; and the patterns that name further ones.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::tree::LARGEST_FILE;
+use super::parse::LARGEST_FILE;
 use crate::diag::Invalid;
 
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) text: String,
-    /// Whether others than its owner can read it.
-    pub(super) is_exposed: bool,
+    pub(super) exposure: Exposure,
     /// The byte each line begins with.
     lines: Vec<usize>,
 }
 
+/// Who can read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exposure {
+    Private,
+    /// Others than its owner.
+    Exposed,
+}
+
 impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, Invalid> {
-        let unreadable = |e: std::io::Error| Invalid::new(format!("the file cannot be read: {e}"));
+        let unreadable = |e: io::Error| Invalid::new(format!("the file cannot be read: {e}"));
         let file = File::open(path).map_err(unreadable)?;
-        let is_exposed = is_exposed(&file.metadata().map_err(unreadable)?);
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX);
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        let exposure = exposure(&file.metadata().map_err(unreadable)?);
+        Source::checked(path, take_bounded(file).map_err(unreadable)?, exposure)
+    }
+
+    pub(super) fn checked(path: &Path, bytes: Vec<u8>, exposure: Exposure) -> Result<Self, Invalid> {
         if bytes.len() > LARGEST_FILE {
             return Err(Invalid::new(format!("the file is larger than {} MiB", LARGEST_FILE >> 20))
                 .hint("split it, and name the parts under `include`"));
@@ -33,18 +42,18 @@ impl Source {
             let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
             Invalid::new(format!("the file is not UTF-8: line {line} has other bytes"))
         })?;
-        Ok(Source::new(path.to_owned(), text, is_exposed))
+        Ok(Source::new(path.to_owned(), text, exposure))
     }
 
-    pub(super) fn new(path: PathBuf, text: String, is_exposed: bool) -> Self {
+    fn new(path: PathBuf, text: String, exposure: Exposure) -> Self {
         let starts = text.match_indices('\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(0).chain(starts).collect();
-        Source { path, text, is_exposed, lines }
+        Source { path, text, exposure, lines }
     }
 
     /// A file that could not be read: it has a name and nothing else.
     pub(super) fn missing(path: &Path) -> Self {
-        Source::new(path.to_owned(), String::new(), false)
+        Source::new(path.to_owned(), String::new(), Exposure::Private)
     }
 
     /// The number of the line, counted from 0, in which the byte is.
@@ -61,10 +70,20 @@ impl Source {
     }
 }
 
-#[cfg(unix)]
-fn is_exposed(metadata: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o077 != 0
+/// At most one byte more than a file may have.
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    take_bounded(File::open(path)?)
+}
+
+fn take_bounded(file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX);
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn exposure(metadata: &Metadata) -> Exposure {
+    if metadata.permissions().mode() & 0o077 == 0 { Exposure::Private } else { Exposure::Exposed }
 }
 
 /// The files a pattern names, sorted. `*` and `?` stand for any characters of the last part, except a leading dot.
@@ -83,7 +102,7 @@ pub(super) fn expand(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, Invalid
     }
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Invalid::new(format!("`{}` cannot be listed: {e}", directory.display()))),
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -140,7 +159,7 @@ mod tests {
 
     #[test]
     fn lines_are_found_by_their_bytes() {
-        let source = Source::new("x".into(), "ä: 1\r\nb: 2\n".into(), false);
+        let source = Source::new("x".into(), "ä: 1\r\nb: 2\n".into(), Exposure::Private);
         assert_eq!((source.line_of(0), source.line_of(6), source.line_of(7)), (0, 0, 1));
         assert_eq!(&source.text[source.line(0)], "ä: 1");
         assert_eq!(&source.text[source.line(1)], "b: 2");

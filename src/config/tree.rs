@@ -1,24 +1,10 @@
 //! `Node`: a YAML document in which every key and every value knows where it stands.
 //!
-//! Built from the parser's events, within bounds that hold while it is built: what is too large is refused at once, and an alias
-//! costs what it stands for. It decides what is allowed in a file at all (one document, text keys, no tags), and nothing about
-//! what the keys mean.
+//! Knows nothing about what the keys mean.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::rc::Rc;
-
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
-
-/// The longest file that is read. 10 000 routes need a third of it.
-pub(super) const LARGEST_FILE: usize = 8 << 20;
-/// Far beyond what the keys need.
-const DEEPEST: u32 = 64;
-/// Values in a document, each alias counted as all that it stands for.
-const MOST_NODES: u32 = 1_000_000;
-/// Every alias that is written.
-const MOST_ALIASES: u32 = 10_000;
 
 /// Bytes of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,9 +18,9 @@ pub(super) struct Node {
     pub(super) value: Value,
     pub(super) span: Span,
     /// This node and all below it.
-    size: u32,
+    pub(super) size: u32,
     /// Levels below it.
-    height: u32,
+    pub(super) height: u32,
 }
 
 pub(super) enum Value {
@@ -58,33 +44,6 @@ pub(super) struct Entry {
     pub(super) key: Rc<str>,
     pub(super) key_span: Span,
     pub(super) value: Rc<Node>,
-}
-
-/// What a file cannot hold, whatever its keys mean.
-pub(super) struct Refusal {
-    pub(super) span: Span,
-    /// Where in the tree: `routes[2].target`.
-    pub(super) path: String,
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
-    /// The text was not understood, so that nobody knows which part of it is a secret.
-    pub(super) is_syntax: bool,
-}
-
-/// Reads one document. The root is missing when the document is empty, or when it was given up.
-pub(super) fn parse(text: &str, file: usize) -> (Option<Rc<Node>>, Vec<Refusal>) {
-    let mut builder = Builder {
-        file,
-        cursor: Cursor { text, char: 0, byte: 0 },
-        frames: Vec::new(),
-        anchors: HashMap::new(),
-        root: None,
-        nodes: 0,
-        aliases: 0,
-        refusals: Vec::new(),
-    };
-    let complete = builder.read(Parser::new_from_str(text));
-    (builder.root.filter(|root| complete && !matches!(root.value, Value::Null)), builder.refusals)
 }
 
 impl Node {
@@ -176,257 +135,20 @@ impl Mapping {
 /// Up to here, comparing is quicker than hashing.
 const FEW_ENTRIES: usize = 16;
 
-struct Builder<'t> {
-    file: usize,
-    cursor: Cursor<'t>,
-    frames: Vec<Frame>,
-    /// Finished nodes only, so that an alias inside its own anchor finds nothing.
-    anchors: HashMap<usize, Rc<Node>>,
-    root: Option<Rc<Node>>,
-    nodes: u32,
-    aliases: u32,
-    refusals: Vec<Refusal>,
-}
-
-/// A list or mapping that is not finished yet.
-struct Frame {
-    anchor: usize,
-    start: usize,
-    content: Content,
-}
-
-enum Content {
-    List(Vec<Rc<Node>>),
-    Mapping { entries: Vec<Entry>, key: PendingKey },
-}
-
-enum PendingKey {
-    /// The next node is a key.
-    Expected,
-    Read(Rc<str>, Span),
-    /// It was no text. Its value is read and dropped.
-    Refused,
-}
-
-/// Nothing more is read.
-struct GivenUp;
-
-impl<'t> Builder<'t> {
-    /// Whether the document was read to its end.
-    fn read(&mut self, mut parser: Parser<'t, StrInput<'t>>) -> bool {
-        let mut documents = 0;
-        while let Some(event) = parser.next_event() {
-            let step = match event {
-                Ok((Event::DocumentStart(_), span)) if documents == 1 => {
-                    let span = self.span(span);
-                    self.refuse(
-                        span,
-                        "a second document begins here",
-                        Some("a file holds one YAML document"),
-                    );
-                    Err(GivenUp)
-                }
-                Ok((Event::DocumentStart(_), _)) => {
-                    documents += 1;
-                    Ok(())
-                }
-                Ok((event, span)) => self.take(event, span),
-                Err(error) => {
-                    let start = self.cursor.byte_of(error.marker());
-                    let span = Span { file: self.file, start, end: start };
-                    let (message, hint) = in_plain_words(error.info());
-                    self.refuse(span, message, hint);
-                    self.refusals.last_mut().into_iter().for_each(|refusal| refusal.is_syntax = true);
-                    Err(GivenUp)
-                }
-            };
-            if step.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn take(&mut self, event: Event<'t>, span: saphyr_parser::Span) -> Result<(), GivenUp> {
-        let span = self.span(span);
-        match event {
-            Event::Scalar(text, style, anchor, tag) => {
-                // The parser counts the blanks behind a quote to it.
-                let end = self.cursor.text[..span.end].trim_end().len().max(span.start);
-                let span = Span { end, ..span };
-                self.refuse_tag(tag.is_some(), span);
-                let value = match style {
-                    ScalarStyle::Plain => plain_scalar(&text),
-                    _ => Value::Text(Rc::from(&*text)),
-                };
-                self.count(1, span)?;
-                self.finish(Node::new(value, span), anchor);
-                Ok(())
-            }
-            Event::Alias(anchor) => {
-                self.aliases += 1;
-                if self.aliases > MOST_ALIASES {
-                    return self.give_up(span, format!("the file has more than {MOST_ALIASES} aliases"));
-                }
-                let Some(node) = self.anchors.get(&anchor).map(Rc::clone) else {
-                    self.refuse(span, "the alias stands inside what it stands for", None);
-                    return Err(GivenUp);
-                };
-                self.count(node.size, span)?;
-                self.check_depth(node.height, span)?;
-                self.finish(node, 0);
-                Ok(())
-            }
-            Event::SequenceStart(anchor, tag) => {
-                self.refuse_tag(tag.is_some(), span);
-                self.open(anchor, span, Content::List(Vec::new()))
-            }
-            Event::MappingStart(anchor, tag) => {
-                self.refuse_tag(tag.is_some(), span);
-                let content = Content::Mapping { entries: Vec::new(), key: PendingKey::Expected };
-                self.open(anchor, span, content)
-            }
-            Event::SequenceEnd | Event::MappingEnd => {
-                self.close(span);
-                Ok(())
-            }
-            Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_)
-            | Event::DocumentEnd => Ok(()),
-        }
-    }
-
-    fn open(&mut self, anchor: usize, span: Span, content: Content) -> Result<(), GivenUp> {
-        self.count(1, span)?;
-        self.check_depth(0, span)?;
-        self.frames.push(Frame { anchor, start: span.start, content });
-        Ok(())
-    }
-
-    fn close(&mut self, end: Span) {
-        // The parser ends only what it has begun.
-        let Some(Frame { anchor, start, content }) = self.frames.pop() else { return };
-        // A block ends where the next thing begins: what lies between is not its own.
-        let end = self.cursor.text[..end.end].trim_end().len().max(start);
-        let span = Span { file: self.file, start, end };
-        let value = match content {
-            Content::List(items) => Value::List(items),
-            Content::Mapping { entries, .. } => {
-                self.refuse_duplicates(&entries);
-                Value::Mapping(Mapping::new(entries))
-            }
-        };
-        self.finish(Node::new(value, span), anchor);
-    }
-
-    /// Hands a finished node to what it stands in.
-    fn finish(&mut self, node: Rc<Node>, anchor: usize) {
-        if anchor != 0 {
-            self.anchors.insert(anchor, Rc::clone(&node));
-        }
-        let Some(frame) = self.frames.last_mut() else {
-            self.root = Some(node);
-            return;
-        };
-        match &mut frame.content {
-            Content::List(items) => items.push(node),
-            Content::Mapping { entries, key } => match std::mem::replace(key, PendingKey::Expected) {
-                PendingKey::Read(name, key_span) => {
-                    entries.push(Entry { key: name, key_span, value: node });
-                }
-                PendingKey::Refused => {}
-                PendingKey::Expected => match &node.value {
-                    Value::Text(name) => *key = PendingKey::Read(Rc::clone(name), node.span),
-                    other => {
-                        *key = PendingKey::Refused;
-                        let message = format!("a key is text, this is {}", other.kind());
-                        let hint = (!node.is_container()).then_some("in quotes it is text");
-                        self.refuse(node.span, message, hint);
-                    }
-                },
-            },
-        }
-    }
-
-    fn refuse_duplicates(&mut self, entries: &[Entry]) {
-        let mut seen: HashMap<&str, Span> = HashMap::new();
-        for Entry { key, key_span, .. } in entries {
-            if let Some(first) = seen.get(&**key) {
-                let line = self.cursor.text[..first.start].matches('\n').count() + 1;
-                let message = format!("the key `{key}` is given twice");
-                self.refuse(*key_span, message, Some(&format!("the first one is in line {line}")));
-            } else {
-                seen.insert(key, *key_span);
-            }
-        }
-    }
-
-    fn refuse_tag(&mut self, has_tag: bool, span: Span) {
-        if has_tag {
-            self.refuse(span, "tags have no meaning here", Some("quotes make a value text"));
-        }
-    }
-
-    fn count(&mut self, nodes: u32, span: Span) -> Result<(), GivenUp> {
-        self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > MOST_NODES {
-            return self.give_up(span, format!("the file stands for more than {MOST_NODES} values"));
-        }
-        Ok(())
-    }
-
-    fn check_depth(&mut self, height: u32, span: Span) -> Result<(), GivenUp> {
-        let depth = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
-        if depth.saturating_add(height) >= DEEPEST {
-            return self.give_up(span, format!("values are nested more than {DEEPEST} levels deep"));
-        }
-        Ok(())
-    }
-
-    fn give_up(&mut self, span: Span, message: String) -> Result<(), GivenUp> {
-        self.refuse(span, message, Some("the rest of the file was not read"));
-        Err(GivenUp)
-    }
-
-    fn refuse(&mut self, span: Span, message: impl Into<String>, hint: Option<&str>) {
-        // More of these tell nobody anything.
-        if self.refusals.len() < MOST_REFUSALS {
-            let (path, message) = (self.path(), message.into());
-            let hint = hint.map(str::to_owned);
-            self.refusals.push(Refusal { span, path, message, hint, is_syntax: false });
-        }
-    }
-
-    /// Where the reader is.
-    fn path(&self) -> String {
-        let mut path = String::new();
-        for frame in &self.frames {
-            match &frame.content {
-                Content::List(items) => {
-                    let _ = write!(path, "[{}]", items.len());
-                }
-                Content::Mapping { key: PendingKey::Read(key, _), .. } => {
-                    path.push_str(if path.is_empty() { "" } else { "." });
-                    path.push_str(key);
-                }
-                Content::Mapping { .. } => {}
-            }
-        }
-        path
-    }
-
-    fn span(&mut self, span: saphyr_parser::Span) -> Span {
-        let start = self.cursor.byte_of(&span.start);
-        let end = self.cursor.byte_of(&span.end);
-        Span { file: self.file, start, end }
-    }
-}
-
-const MOST_REFUSALS: usize = 100;
-
 impl Value {
+    /// What a scalar without quotes is, by the core schema of YAML 1.2: `yes`, `on` and `0b1` are text.
+    pub(super) fn of_plain(text: &str) -> Value {
+        match text {
+            "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+            "true" | "True" | "TRUE" => Value::Bool(true),
+            "false" | "False" | "FALSE" => Value::Bool(false),
+            ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Value::Float(f64::INFINITY),
+            "-.inf" | "-.Inf" | "-.INF" => Value::Float(f64::NEG_INFINITY),
+            ".nan" | ".NaN" | ".NAN" => Value::Float(f64::NAN),
+            _ => number(text).unwrap_or_else(|| Value::Text(Rc::from(text))),
+        }
+    }
+
     /// For messages: `a number`.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -437,41 +159,6 @@ impl Value {
             Value::List(_) => "a list",
             Value::Mapping(_) => "a mapping",
         }
-    }
-}
-
-/// Turns the parser's places, which count characters, into bytes. They come nearly in order, so each is a few steps away.
-struct Cursor<'t> {
-    text: &'t str,
-    char: usize,
-    byte: usize,
-}
-
-impl Cursor<'_> {
-    fn byte_of(&mut self, marker: &Marker) -> usize {
-        let wanted = marker.index();
-        if wanted < self.char {
-            let back = self.text[..self.byte].char_indices().rev().take(self.char - wanted);
-            self.byte = back.last().map_or(self.byte, |(byte, _)| byte);
-        } else {
-            let ahead = self.text[self.byte..].chars().take(wanted - self.char);
-            self.byte += ahead.map(char::len_utf8).sum::<usize>();
-        }
-        self.char = wanted;
-        self.byte
-    }
-}
-
-/// The core schema of YAML 1.2: `yes`, `on` and `0b1` are text.
-fn plain_scalar(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Value::Float(f64::INFINITY),
-        "-.inf" | "-.Inf" | "-.INF" => Value::Float(f64::NEG_INFINITY),
-        ".nan" | ".NaN" | ".NAN" => Value::Float(f64::NAN),
-        _ => number(text).unwrap_or_else(|| Value::Text(Rc::from(text))),
     }
 }
 
@@ -493,47 +180,4 @@ fn number(text: &str) -> Option<Value> {
     }
     // Rust's own forms are these and words, which were ruled out by their first letter.
     text.parse().ok().map(Value::Float)
-}
-
-/// The parser's messages name its own states; these name what the operator did.
-fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
-    match info {
-        "mapping values are not allowed in this context" => (
-            "a `:` stands where no key can be",
-            Some("check the indentation, or put the value in quotes when it holds `: `"),
-        ),
-        "simple key expected" | "simple key expect ':'" => {
-            ("a key without its `:`, or a line with the wrong indentation", Some("write `key: value`"))
-        }
-        "while parsing a block mapping, did not find expected key" => (
-            "the indentation does not fit what stands above",
-            Some("the keys of one mapping begin in the same column"),
-        ),
-        "while parsing a block collection, did not find expected '-' indicator" => (
-            "the indentation does not fit the list above",
-            Some("the items of one list begin with `-` in the same column"),
-        ),
-        "found unexpected end of stream"
-        | "while scanning a quoted scalar, found unexpected end of stream" => {
-            ("a quote is opened and never closed", None)
-        }
-        "while parsing a flow mapping, did not find expected ',' or '}'" => {
-            ("expected `,` or `}` here", Some("a `{` may not be closed"))
-        }
-        "while parsing a flow sequence, expected ',' or ']'" => {
-            ("expected `,` or `]` here", Some("a `[` may not be closed"))
-        }
-        "while parsing node, found unknown anchor" => {
-            ("the alias names an anchor that is not above it", None)
-        }
-        "while parsing a node, did not find expected node content" => ("a value is missing here", None),
-        "while parsing a quoted scalar, found unknown escape character" => {
-            ("the escape is not known", Some("in single quotes, a `\\` is nothing special"))
-        }
-        "tabs disallowed within this context (block indentation)"
-        | "tabs disallowed in this context"
-        | "tab cannot be used as indentation" => ("a tab is used for indentation", Some("use spaces")),
-        "recursion limit exceeded" => ("values are nested too deeply", None),
-        other => (other, None),
-    }
 }

@@ -108,6 +108,13 @@ impl RequestCtx {
         }
     }
 
+    /// The largest body this request may have.
+    pub(super) fn body_limit(&self) -> u64 {
+        let limit = self.snapshot.settings.limits.body;
+        let route = self.function().and_then(|function| function.max_request);
+        route.map_or(limit, |route| route.min(limit)).0
+    }
+
     /// What is left of the call's deadline; `Err` when nothing is.
     pub(super) fn remaining(&self) -> Result<Option<Duration>, GatewayError> {
         let Some(deadline) = self.function().and_then(|function| function.upstream.terms().deadline) else {

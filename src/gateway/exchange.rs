@@ -29,8 +29,8 @@ pub(super) async fn run(
     function: &Function,
     target: &BufferedTarget,
 ) -> Result<(), GatewayError> {
-    let limit = usize::try_from(ctx.snapshot.settings.limits.body.0).unwrap_or(usize::MAX);
-    let body = read_body(session, ctx, target.limits().request.min(limit)).await?;
+    let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
+    let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
     let mut head = session.req_header().clone();
     let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body)?;
     frame(&mut head, function, sealed.len())?;
@@ -44,7 +44,7 @@ pub(super) async fn run(
     };
     ctx.upstream.end();
     let (mut resp, body) = answer?;
-    ctx.activation_id = resp.headers.get(ACTIVATION_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
     notice_refusal(&mut resp, function, ctx);
     let body = target.open(&ctx.call(session.req_header()), &mut resp, body)?;
@@ -249,5 +249,3 @@ fn explain(mut error: Box<Error>) -> GatewayError {
     log::debug!("exchange: {error}");
     fault::reason(&error)
 }
-
-const ACTIVATION_ID: &str = "x-openwhisk-activation-id";

@@ -84,7 +84,7 @@ impl Gateway {
         };
         ctx.route = Some(matched);
         suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
-        check_body_length(head, settings.limits.body.0)?;
+        check_body_length(head, ctx.body_limit())?;
         Ok(function)
     }
 
@@ -230,7 +230,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         ctx.body_in += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         // Bytes of a tunnel are no body.
-        if ctx.body_in > ctx.snapshot.settings.limits.body.0 && !ctx.is_tunnel {
+        if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
         }
         if ctx.upstream.first_byte.is_none() {
@@ -447,12 +447,12 @@ fn expect_end(session: &Session, ctx: &RequestCtx) {
 fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
     let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
     let size: usize = resp.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    // Pingora takes folded lines, and leaves the fold in the value.
-    let is_folded =
-        resp.headers.values().any(|value| value.as_bytes().iter().any(|b| *b < b' ' && *b != b'\t'));
-    let is_contradictory = resp.headers.contains_key(http::header::TRANSFER_ENCODING)
-        && resp.headers.contains_key(http::header::CONTENT_LENGTH);
-    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_contradictory || is_folded {
+    // Pingora undoes `chunked` and forgets about the rest, which the body would still be in.
+    let codings = resp.headers.get_all(http::header::TRANSFER_ENCODING);
+    let is_coded = codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let is_contradictory =
+        codings.iter().next().is_some() && resp.headers.contains_key(http::header::CONTENT_LENGTH);
+    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_contradictory || is_coded {
         return Err(GatewayError::UpstreamProtocol);
     }
     Ok(())
@@ -460,7 +460,7 @@ fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError>
 
 /// The function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
 fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut RequestCtx) {
-    if function.has_credential && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+    if function.has_credential() && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         ctx.credential_refused = true;
         resp.remove_header(&http::header::WWW_AUTHENTICATE);
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::diag::{Invalid, Scope};
 use crate::upstream::trust::Roots;
 use crate::upstream::{Endpoint, Keepalive, Protocol, Terms, Verify};
-use crate::values::{HostPort, Scheme, Written, parse_duration};
+use crate::values::{ByteSize, HostPort, Scheme, Written, parse_duration, parse_size};
 
 /// Flattened into each platform's keys.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -36,6 +36,8 @@ pub struct Raw {
     /// How many idle connections are kept (default 5)
     #[schemars(range(min = 1))]
     pub keepalive_pool: Option<u32>,
+    /// The largest request body (default: `limits.body`, which it cannot exceed; 1MiB where bodies are held in memory)
+    pub max_req_body_size: Option<Written>,
     /// HTTP/2 to the function: `on` by ALPN or prior knowledge (default `off`)
     pub http2: Option<Http2>,
 }
@@ -61,11 +63,19 @@ pub struct Defaults {
 pub struct Connection {
     pub terms: Terms,
     pub authority: String,
+    /// The largest request body, where the file names one.
+    pub max_request: Option<ByteSize>,
     /// `timeout` as the file gives it, without the platform's patience.
     pub timeout: Duration,
 }
 
 impl Connection {
+    /// Marks the terms as those of this credential.
+    pub fn with_credential(mut self, credential: Option<u64>) -> Self {
+        self.terms.credential = credential;
+        self
+    }
+
     pub fn host_header(&self) -> Result<HeaderValue, Invalid> {
         HeaderValue::try_from(&self.authority)
             .map_err(|_| Invalid::new(format!("`{}` cannot stand in a Host header", self.authority)))
@@ -101,6 +111,7 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
         keepalive,
         keepalive_timeout,
         keepalive_pool,
+        max_req_body_size,
         http2,
     } = raw;
 
@@ -140,6 +151,10 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
             .reject_with(format!("`keepalive_pool` is {pool}"), format!("1 to {LARGEST_POOL}"));
         return None;
     }
+    let max_request = match max_req_body_size {
+        None => Some(None),
+        Some(written) => body_limit(&written, &scope.key("max_req_body_size")).map(Some),
+    };
     let roots = match ca {
         None => Some(None),
         Some(path) => {
@@ -163,6 +178,7 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
     };
     let timeout = timeout?;
     Some(Connection {
+        max_request: max_request?,
         authority: origin.authority(base.scheme),
         timeout,
         terms: Terms {
@@ -183,8 +199,22 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
                 Http2::Off => Protocol::Http1,
                 Http2::On => Protocol::Http2,
             },
+            credential: None,
         },
     })
+}
+
+/// A bound on a body: at least a byte.
+pub fn body_limit(written: &Written, scope: &Scope<'_>) -> Option<ByteSize> {
+    let size = scope.accept(parse_size(written))?;
+    if size.0 == 0 {
+        scope.reject_with(
+            "the limit is 0 bytes",
+            "at least 1; for a route that takes no body, leave out the methods that have one",
+        );
+        return None;
+    }
+    Some(size)
 }
 
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -22,7 +22,7 @@ use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::secrets;
 use crate::upstream::Endpoint;
-use crate::values::{HostPort, RawSecret, Scheme, TargetUri};
+use crate::values::{HostPort, RawSecret, Scheme, TargetUri, credential_identity};
 
 /// Give either `url`, or `nodes` with `scheme` and `path`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -106,13 +106,17 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     let (base, path) = located.unzip();
     let connection = connection::compile(connection, base, DEFAULTS, scope)?;
     let headers = headers?;
-    let has_credential = headers.iter().any(|(name, value)| value.is_sensitive() || *name == AUTHORIZATION);
+    let credentials =
+        || headers.iter().filter(|(name, value)| value.is_sensitive() || *name == AUTHORIZATION);
+    let credential =
+        credentials().next().map(|_| credential_identity(credentials().map(|(_, value)| value.as_bytes())));
+    let connection = connection.with_credential(credential);
     let target = Http { path: path?, host: scope.accept(connection.host_header())?, headers };
     Some(Compiled {
         platform: "http",
         target: Target::Streamed(StreamedTarget::Http(target)),
         terms: connection.terms,
-        has_credential,
+        max_request: connection.max_request,
     })
 }
 

@@ -11,6 +11,7 @@ pub mod openwhisk;
 
 use std::net::IpAddr;
 
+use ::http::HeaderName;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::upstream::Terms;
+use crate::values::ByteSize;
 
 /// What a platform may know of the request it serves, beyond the head itself.
 #[derive(Debug)]
@@ -42,6 +44,9 @@ pub trait Streamed {
 /// The whole request must be known before its first byte leaves: it is signed or wrapped.
 pub trait Buffered {
     fn limits(&self) -> &BodyLimits;
+
+    /// The header in which the platform names a call; its value stands in the access log.
+    fn call_id(&self) -> HeaderName;
 
     /// Rewrites the client's head into the platform's and makes the body to send; the caller sets its length.
     fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError>;
@@ -98,6 +103,12 @@ impl Buffered for BufferedTarget {
         }
     }
 
+    fn call_id(&self) -> HeaderName {
+        match self {
+            BufferedTarget::OpenWhisk(target) => target.call_id(),
+        }
+    }
+
     fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError> {
         match self {
             BufferedTarget::OpenWhisk(target) => target.seal(call, req, body),
@@ -130,8 +141,8 @@ pub struct Compiled {
     pub platform: &'static str,
     pub target: Target,
     pub terms: Terms,
-    /// Whether requests carry a credential of ours; an answer of 401 or 403 is then ours to notice.
-    pub has_credential: bool,
+    /// The largest request body of this route, where the file names one.
+    pub max_request: Option<ByteSize>,
 }
 
 /// Compiles the one platform that is given. `scope` stands at `target`.

@@ -25,7 +25,7 @@ use super::{Call, Compiled, Streamed, StreamedTarget, Target};
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::secrets;
-use crate::values::{RawSecret, TargetUri};
+use crate::values::{RawSecret, TargetUri, credential_identity};
 
 /// The attributes of the APISIX plugin of the same name, and the connection keys every target takes.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -79,8 +79,9 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     };
     let base = uri.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let connection = connection::compile(connection, base, DEFAULTS, scope)?;
+    let credential = authorization.as_ref()?.as_ref().map(|value| credential_identity([value.as_bytes()]));
+    let connection = connection.with_credential(credential);
     let authorization = authorization?;
-    let has_credential = authorization.is_some();
     let target = OpenFunction {
         path: TargetPath::from_uri(uri?),
         host: scope.accept(connection.host_header())?,
@@ -90,7 +91,7 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         platform: "openfunction",
         target: Target::Streamed(StreamedTarget::OpenFunction(target)),
         terms: connection.terms,
-        has_credential,
+        max_request: connection.max_request,
     })
 }
 

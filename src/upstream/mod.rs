@@ -39,6 +39,8 @@ pub struct Terms {
     pub deadline: Option<Duration>,
     pub keepalive: Keepalive,
     pub protocol: Protocol,
+    /// Tells credentials apart without showing them; requests with different ones never share a connection.
+    pub credential: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

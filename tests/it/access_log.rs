@@ -78,7 +78,7 @@ async fn a_full_disk_costs_lines_and_not_requests() {
         assert_eq!(client.call(&Request::get("/fn/x")).await.status(), 200);
     }
 
-    gateway.says("/dev/full").await;
+    gateway.says("No space left").await;
 }
 
 #[tokio::test]

@@ -186,6 +186,18 @@ async fn upstream_reset() {
     }
 }
 
+/// RFC 9112 lets a proxy mend these two instead of refusing them (sections 5.1 and 5.2); no hook sees them before they are.
+#[tokio::test]
+async fn what_may_be_mended_in_an_answer_reaches_the_client_mended() {
+    for (field, mended) in [("X: a\r\n folded", "a folded"), ("X : blank", "blank")] {
+        let origin =
+            Origin::raw(format!("HTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 0\r\n\r\n").as_str()).await;
+        let gateway = Gateway::start(&route("/fn", &with(&origin, ""))).await;
+        let answer = gateway.get("/fn").await;
+        assert_eq!((answer.status(), answer.header("x")), (200, Some(mended)), "{field:?}");
+    }
+}
+
 #[tokio::test]
 async fn upstream_protocol() {
     let long = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(300_000));
@@ -200,8 +212,6 @@ async fn upstream_protocol() {
         "HTTP/1.1 999 High\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 0\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nX : blank\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX: a\u{0}b\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -352,7 +362,10 @@ async fn hop_by_hop_fields_of_the_client_stay_behind() {
             .header("Proxy-Authorization", "Basic eDp5")
             .header("Proxy-Connection", "close")
             .header("X-Public", "1");
-        let echo = gateway.send(&request).await.json::<Echo>();
+        let answer = gateway.send(&request).await;
+        // The line is written when the function's connection is free again.
+        gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let echo = answer.json::<Echo>();
         for name in ["x-private", "keep-alive", "te", "proxy-authorization", "proxy-connection", "connection"]
         {
             assert_eq!(echo.header(name), None, "{name}");
@@ -459,6 +472,33 @@ async fn a_request_id_is_made_and_passed_on() {
     let (one, two) = (first.header("x-request-id").unwrap(), second.header("x-request-id").unwrap());
     assert_ne!(one, two);
     assert_eq!(first.json::<Echo>().header("x-request-id"), Some(one), "the function learns it too");
+}
+
+#[tokio::test]
+async fn a_strangers_request_id_is_not_ours() {
+    let (gateway, _origin) = echoing("").await;
+
+    let answer = gateway.send(&Request::get("/fn/x").header("X-Request-Id", "forged")).await;
+
+    let id = answer.header("x-request-id").unwrap();
+    assert_ne!(id, "forged");
+    let echo = answer.json::<Echo>();
+    let seen: Vec<_> =
+        echo.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-request-id")).collect();
+    assert!(seen.len() == 1 && seen[0].1 == id, "{seen:?}");
+    gateway.log_line(id).await;
+}
+
+#[tokio::test]
+async fn a_line_of_eight_thousand_bytes_is_not_too_long() {
+    let (gateway, _origin) = echoing("").await;
+    let target = format!("/fn/{}", "x".repeat(7_900));
+    let value = "y".repeat(7_900);
+
+    let echo = gateway.send(&Request::get(&target).header("X-Long", &value)).await.json::<Echo>();
+
+    assert_eq!(echo.target.len(), target.len() - "/fn".len());
+    assert_eq!(echo.header("x-long"), Some(value.as_str()));
 }
 
 fn with(origin: &Origin, more: &str) -> String {

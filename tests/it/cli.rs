@@ -18,14 +18,8 @@ routes:
 ";
     let found = check(yaml).await;
 
-    // What an unknown key holds may be a secret under a misspelled name, and is not shown.
-    found.refuses(&[
-        "fngate.yaml:6:28",
-        "match: { path: /hello, methds: ",
-        "^^^^^^",
-        "`methods`",
-        "1 fault\n",
-    ]);
+    found.refuses(&["fngate.yaml:6:28", "match: { path: /hello, methds: [ GET ] }", "^^^^^^", "`methods`"]);
+    assert!(!found.said().contains("no routes"), "there is one, and it has a fault:\n{}", found.said());
 }
 
 #[tokio::test]
@@ -96,6 +90,54 @@ async fn a_literal_secret_that_others_can_read_draws_a_warning() {
 
     assert!(check_with(0o644).await.contains("service_token"));
     assert!(!check_with(0o600).await.contains("service_token"));
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_there_is_a_fault() {
+    for (secret, word) in [
+        ("{ env: NO_SUCH_VARIABLE }", "NO_SUCH_VARIABLE"),
+        ("{ file: /nowhere/token }", "/nowhere/token"),
+        ("{ credential: no-such-credential }", "no-such-credential"),
+        ("{ evn: X }", "evn"),
+    ] {
+        let target = format!(
+            "openfunction: {{ function_uri: 'http://127.0.0.1:1/', authorization: {{ service_token: {secret} }} }}"
+        );
+        check(&route("/x", &target)).await.refuses(&["service_token", word]);
+    }
+}
+
+#[tokio::test]
+async fn an_included_file_brings_routes_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let main = dir.path().join("main.yaml");
+    let main = main.to_str().unwrap();
+    std::fs::create_dir(dir.path().join("conf.d")).unwrap();
+    write("main.yaml", "include: [ 'conf.d/*.yaml' ]\nroutes: []\n");
+
+    write("conf.d/a.yaml", &routes(&[("included", "/x", GOOD)]));
+    run(&["check", main]).await.accepts();
+    assert!(run(&["routes", "-c", main]).await.stdout.contains("included"));
+    write("conf.d/b.yaml", "threads: 2\nroutes: []\n");
+    run(&["check", main]).await.refuses(&["b.yaml", "threads"]);
+    write("conf.d/b.yaml", &routes(&[("included", "/y", GOOD)]));
+    run(&["check", main]).await.refuses(&["b.yaml", "`included`"]);
+}
+
+#[tokio::test]
+async fn check_tells_how_many_series_there_can_be() {
+    let found = check(&route("/x", GOOD)).await;
+    found.accepts();
+    assert!(found.stdout.contains("series"), "{found:#?}");
+}
+
+#[tokio::test]
+async fn run_is_what_happens_without_a_verb() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "routes: 5\n").unwrap();
+
+    run(&["-c", file.path().to_str().unwrap()]).await.refuses(&["routes"]);
 }
 
 #[tokio::test]

@@ -222,13 +222,13 @@ async fn trailers_carry_nothing() {
     client
         .send(
             "POST /fn/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n5\r\nhello\r\n0\r\n\
-             Authorization: forged\r\nContent-Length: 99\r\nHost: evil\r\nX-Trailer: 1\r\n\r\n",
+             Authorization: forged\r\nContent-Length: 31999\r\nHost: evil\r\nX-Trailer: 1\r\n\r\n",
         )
         .await;
 
     assert_eq!(client.response("POST").await.status(), 200);
     let seen = String::from_utf8_lossy(&origin.bytes_of(0)).into_owned();
-    for text in ["forged", "evil", "X-Trailer", "99"] {
+    for text in ["forged", "evil", "X-Trailer", "31999"] {
         assert!(!seen.contains(text), "{text} in {seen}");
     }
 }
@@ -428,6 +428,43 @@ async fn a_head_that_drips_is_given_up() {
 
     given_up(&client.rest().await);
     assert_eq!(origin.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_given_up() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.body().await;
+            exchange.answer(Reply::text(200, "whole")).await;
+        })
+        .start()
+        .await;
+    let yaml = route("/fn", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url()));
+    let gateway =
+        Gateway::start(&format!("limits: {{ idle_timeout: 1s, header_timeout: 1s }}\n{yaml}")).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf").await;
+
+    given_up(&client.rest().await);
+    origin.settles_at(0).await;
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "request_timeout");
+}
+
+#[tokio::test]
+async fn running_out_of_files_is_survived() {
+    let origin = Origin::echo().await;
+    let yaml = route("/fn/*", &format!("http: {{ url: '{}/' }}", origin.url()));
+    let gateway = Gateway::builder().open_files(96).start(&yaml).await;
+
+    let crowd = join_all((0..150).map(|_| gateway.client())).await;
+    drop(crowd);
+
+    eventually("service for a new client", PATIENCE, async || {
+        let answer = gateway.client().await.try_call(&Request::get("/fn/x")).await?;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

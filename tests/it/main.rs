@@ -15,6 +15,8 @@ mod answers;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
+/// Everything at once, and the account afterwards.
+mod chaos;
 /// The verbs besides `run`.
 mod cli;
 /// Malformed and hostile requests, row by row.

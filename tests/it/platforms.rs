@@ -21,6 +21,26 @@ async fn every_platform_answers_a_plain_call() {
 }
 
 #[tokio::test]
+async fn every_platform_speaks_tls_and_knows_whom_it_speaks_to() {
+    let ca = Ca::new();
+    for platform in PLATFORMS {
+        let reply = |_: &Recorded| Reply::json(&json!({ "ok": true }));
+        let origin =
+            Origin::http1().reply(reply).tls(ca.leaf(&["fn.test"]).server(&["http/1.1"])).start().await;
+        let more = |trust: &str| format!("address: '{}', {trust}", origin.addr());
+        let yaml = platform.route_to("https://fn.test", &more("ca: $DIR/ca.pem"));
+        let gateway = Gateway::builder().file("ca.pem", ca.pem()).start(&yaml).await;
+        let distrustful = Gateway::start(&platform.route_to("https://fn.test", &more(""))).await;
+
+        assert_eq!(gateway.get("/fn").await.status(), 200, "{platform:?}");
+        assert_eq!(distrustful.get("/fn").await.code(), "upstream_tls", "{platform:?}");
+
+        assert_eq!(origin.greeting(0).server_name.as_deref(), Some("fn.test"));
+        assert_eq!(origin.only_request().header("host"), Some("fn.test"), "{platform:?}");
+    }
+}
+
+#[tokio::test]
 async fn every_platform_passes_a_large_body() {
     for platform in PLATFORMS {
         let origin = Origin::http1()
@@ -265,6 +285,56 @@ async fn nodes_are_used_by_weight() {
 
     assert_eq!((one.requests().len(), two.requests().len()), (30, 10));
     assert_eq!(one.requests()[0].target(), "/base/x");
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_is_passed_over() {
+    let (refusing, good) = (Refusing::new(), answering().await);
+    let target = format!(
+        "http: {{ nodes: [ {{ address: '{}' }}, {{ address: '{}' }} ] }}",
+        refusing.addr(),
+        good.addr()
+    );
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    for request in
+        [Request::get("/fn"), Request::post("/fn", "x"), Request::get("/fn"), Request::post("/fn", "x")]
+    {
+        assert_eq!(
+            gateway.send(&request).await.status(),
+            200,
+            "nothing was sent, so it is safe for every method"
+        );
+    }
+    assert_eq!(good.requests().len(), 4);
+}
+
+#[tokio::test]
+async fn an_action_takes_a_body_that_waits_to_be_asked_for() {
+    let origin = answering().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n").await;
+    assert_eq!(client.head().await.word(1), "100");
+    client.send(r#"{"a":1}"#).await;
+
+    assert_eq!(client.response("POST").await.status(), 200);
+    assert_eq!(origin.only_request().body, br#"{"a":1}"#);
+}
+
+#[tokio::test]
+async fn an_action_answers_head_without_a_body() {
+    let origin = answering().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
+    let mut client = gateway.client().await;
+
+    assert_eq!(client.call(&Request::new("HEAD", "/fn")).await.status(), 200);
+    assert_eq!(
+        client.call(&Request::get("/fn")).await.json::<Value>(),
+        json!({ "ok": true }),
+        "nothing was left over"
+    );
 }
 
 #[tokio::test]

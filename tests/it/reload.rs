@@ -223,6 +223,41 @@ async fn connections_of_other_terms_are_not_used_again() {
 }
 
 #[tokio::test]
+async fn limits_and_trust_change_with_the_routes() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+    let forwarded = Request::post("/one", "12345678901").header("X-Forwarded-For", "203.0.113.9");
+    assert_eq!(gateway.send(&forwarded).await.json::<Echo>().header("x-forwarded-for"), Some("127.0.0.1"));
+
+    let settings = "limits: { body: 10 }\ntrusted_proxies: [ 127.0.0.1/32 ]\n";
+    assert!(gateway.reload(&format!("{settings}{}", to(&origin, "one"))).await);
+
+    assert_eq!(gateway.send(&forwarded).await.code(), "body_too_large");
+    let echo = gateway.send(&forwarded.body("123")).await.json::<Echo>();
+    assert_eq!(echo.header("x-forwarded-for"), Some("203.0.113.9, 127.0.0.1"));
+}
+
+#[tokio::test]
+async fn thousands_of_routes_come_and_go() {
+    let origin = Origin::echo().await;
+    let target = format!("http: {{ url: '{}/' }}", origin.url());
+    let many = |name: &str| {
+        (0..2000).fold("routes:\n".to_owned(), |text, n| {
+            text + &format!(
+                "  - name: {name}-{n}\n    match: {{ path: '/{name}/{n}/*' }}\n    target: {{ {target} }}\n"
+            )
+        })
+    };
+    let gateway = Gateway::start(&many("old")).await;
+    assert_eq!(gateway.get("/old/1999/x").await.json::<Echo>().target, "/x");
+
+    assert!(gateway.reload(&many("new")).await);
+
+    assert_eq!(gateway.get("/new/1999/x").await.json::<Echo>().target, "/x");
+    assert_eq!(gateway.get("/old/1999/x").await.code(), "no_route");
+}
+
+#[tokio::test]
 async fn a_secret_in_a_file_is_read_again() {
     let origin = Origin::echo().await;
     let yaml = route(

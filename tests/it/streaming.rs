@@ -380,6 +380,49 @@ async fn head_and_bodiless_answers_end_at_once() {
     }
 }
 
+#[tokio::test]
+async fn a_length_known_to_head_is_told() {
+    let origin = Origin::raw("HTTP/1.1 200 OK\r\nContent-Length: 1234\r\nContent-Type: text/x\r\n\r\n").await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+
+    let answer = gateway.send(&Request::new("HEAD", "/fn")).await;
+
+    assert_eq!(
+        (answer.header("content-length"), answer.header("content-type")),
+        (Some("1234"), Some("text/x"))
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_its_connection_is_whole() {
+    for bytes in ["HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it", "HTTP/1.0 200 OK\r\n\r\nall of it"]
+    {
+        let origin = Origin::raw(bytes).await;
+        let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+
+        let answer = gateway.get("/fn").await;
+
+        assert_eq!((answer.text().as_str(), answer.whole), ("all of it", true), "{bytes:?}");
+        assert!(answer.header("transfer-encoding").is_some(), "an end that can be told from a cut");
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_the_old_version_gets_no_chunks() {
+    let origin =
+        Origin::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n").await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.send("GET /fn HTTP/1.0\r\nHost: h\r\n\r\n").await;
+
+    let answer = String::from_utf8(client.rest().await).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{head}");
+    assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+    assert_eq!(body, "body");
+}
+
 fn openfunction(origin: &Origin, more: &str) -> String {
     format!("openfunction: {{ function_uri: '{}/', {more} }}", origin.url())
 }

@@ -1,7 +1,6 @@
 use std::pin::pin;
 use std::sync::Mutex;
 use std::task::Waker;
-use std::time::Duration;
 
 use pingora_core::protocols::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -332,14 +331,43 @@ async fn idle_connection_holds_no_buffer() {
     assert_eq!((rig.wire.held.capacity(), rig.wire.out.capacity()), (0, 0));
 }
 
-#[tokio::test]
-async fn client_that_leaves_is_noticed() {
+#[tokio::test(start_paused = true)]
+async fn client_that_closes_its_side_has_a_moment_before_it_counts_as_gone() {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
     assert!(rig.read(1).is_none());
     AsyncWriteExt::shutdown(&mut rig.client).await.unwrap();
+    assert!(rig.read(1).is_none());
+    tokio::time::sleep(HALF_CLOSE / 2).await;
+    assert!(rig.read(1).is_none());
+    tokio::time::sleep(HALF_CLOSE).await;
     assert_eq!(rig.read(1).unwrap().unwrap(), b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn function_that_takes_too_long_ends_the_wait() {
+    let mut rig = rig();
+    rig.send(GET).await;
+    assert_eq!(rig.read_all(4096), GET);
+    rig.wire.expire_at(Some(Instant::now() + Duration::from_millis(300)));
+    assert!(rig.read(1).is_none());
+    tokio::time::sleep(Duration::from_millis(301)).await;
+    assert_eq!(rig.read(1).unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!(rig.wire.has_expired());
+}
+
+#[tokio::test(start_paused = true)]
+async fn expiry_that_was_called_off_is_forgotten() {
+    let mut rig = rig();
+    rig.send(GET).await;
+    assert_eq!(rig.read_all(4096), GET);
+    rig.wire.expire_at(Some(Instant::now() + Duration::from_millis(300)));
+    assert!(rig.read(1).is_none());
+    rig.wire.expire_at(None);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(rig.read(1).is_none());
+    assert!(!rig.wire.has_expired());
 }
 
 #[tokio::test]

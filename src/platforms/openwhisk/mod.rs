@@ -33,14 +33,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::answer::Asked;
-use super::connection::{self, Base, Defaults};
+use super::connection::{self, Base, Defaults, body_limit};
 use super::head::{basic_authorization, set_header};
 use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Target};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::secrets;
 use crate::uri::{encode_segment, join_path};
-use crate::values::{RawSecret, Scheme, Secret, TargetUri, Written, parse_size};
+use crate::values::{ByteSize, RawSecret, Scheme, Secret, TargetUri, Written};
 
 /// The attributes of the APISIX plugin of the same name, what the action gets to see, and the connection keys.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -59,8 +59,6 @@ pub struct Raw {
     pub result: Option<bool>,
     /// What the action gets: the `body`, a JSON object (default), or the whole request as a `web` action does
     pub input: Option<RawInput>,
-    /// The largest request body (default 1MiB)
-    pub max_req_body_size: Option<Written>,
     /// The largest body of an answer (default 1MiB)
     pub max_resp_body_size: Option<Written>,
     #[serde(flatten)]
@@ -93,6 +91,10 @@ enum Input {
 impl Buffered for Action {
     fn limits(&self) -> &BodyLimits {
         &self.limits
+    }
+
+    fn call_id(&self) -> HeaderName {
+        ACTIVATION_ID
     }
 
     fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError> {
@@ -135,7 +137,6 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         package,
         result,
         input,
-        max_req_body_size,
         max_resp_body_size,
         connection,
     } = raw;
@@ -155,14 +156,21 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         None => Some(None),
         Some(package) => name("package", &package).map(Some),
     };
-    let limit = |key: &str, written: Option<Written>| match written {
+    let response = match max_resp_body_size {
         None => Some(DEFAULT_BODY),
-        Some(written) => compile_limit(&written, &scope.key(key)),
+        Some(written) => {
+            let scope = scope.key("max_resp_body_size");
+            body_limit(&written, &scope).and_then(|size| in_memory(size, &scope))
+        }
     };
-    let request = limit("max_req_body_size", max_req_body_size);
-    let response = limit("max_resp_body_size", max_resp_body_size);
     let base = api.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
-    let connection = connection::compile(connection, base, DEFAULTS, scope)?;
+    let credential = token.as_ref().map(Secret::identity);
+    let connection = connection::compile(connection, base, DEFAULTS, scope)?.with_credential(credential);
+
+    let request = match connection.max_request {
+        None => Some(DEFAULT_BODY),
+        Some(size) => in_memory(size, &scope.key("max_req_body_size")),
+    };
 
     let asked = if result.unwrap_or(true) { Asked::Result } else { Asked::Record };
     let mut target = String::new();
@@ -189,7 +197,8 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         platform: "openwhisk",
         target: Target::Buffered(BufferedTarget::OpenWhisk(compiled)),
         terms: connection.terms,
-        has_credential: true,
+        // It holds the body itself, and bounds it.
+        max_request: None,
     })
 }
 
@@ -247,15 +256,12 @@ fn check_name(name: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn compile_limit(written: &Written, scope: &Scope<'_>) -> Option<usize> {
-    let bytes = scope.accept(parse_size(written))?.0;
-    match usize::try_from(bytes) {
-        Ok(size) if (1..=LARGEST_BODY).contains(&size) => Some(size),
-        _ => {
-            scope.reject_with(format!("the limit is {bytes} bytes"), "1 byte to 1GiB; it is held in memory");
-            None
-        }
+fn in_memory(size: ByteSize, scope: &Scope<'_>) -> Option<usize> {
+    let bytes = usize::try_from(size.0).ok().filter(|bytes| *bytes <= LARGEST_BODY);
+    if bytes.is_none() {
+        scope.reject_with(format!("the limit is {} bytes", size.0), "at most 1GiB; it is held in memory");
     }
+    bytes
 }
 
 fn build_head(target: &str, host: &HeaderValue, token: &Secret) -> Result<RequestHeader, Invalid> {

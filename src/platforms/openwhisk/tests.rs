@@ -3,13 +3,15 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::diag::{Diagnostic, Diagnostics, Severity};
+use crate::diag::{Diagnostic, Diagnostics, Holds, Severity};
 
 fn compile_yaml(yaml: &str) -> (Option<Compiled>, Vec<Diagnostic>) {
     let book = Diagnostics::default();
     let raw: Raw = serde_yaml::from_str(yaml).expect("the keys are right");
     let compiled = compile(raw, &Scope::root(&book, 0));
-    (compiled, book.into_inner())
+    // Whether others can read the file is not known here.
+    let found = book.into_inner().into_iter().filter(|found| found.holds == Holds::Always).collect();
+    (compiled, found)
 }
 
 /// `keys` come after those every action has, and win.

@@ -199,6 +199,7 @@ pub(crate) struct Builder {
     files: Vec<(String, String)>,
     layout: Layout,
     activated: bool,
+    open_files: Option<u32>,
 }
 
 /// How the configuration file lies in its directory.
@@ -234,6 +235,12 @@ impl Builder {
         self
     }
 
+    /// Lets the child have no more than this many files open.
+    pub(crate) fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
     pub(crate) async fn start(&self, yaml: &str) -> Gateway {
         // Somebody else may take a port between choosing it here and binding it there.
         for _ in 0..START_ATTEMPTS {
@@ -260,6 +267,21 @@ impl Builder {
         Check { code: status.code(), stdout: gateway.stdout(), stderr }
     }
 
+    /// The binary, or a shell that becomes it: the process stays the same, and with it the id.
+    fn command(&self) -> Command {
+        let limit = self.open_files.map(|most| format!("ulimit -n {most}; "));
+        // Standard input is the listener, and becomes the first inherited socket.
+        let hand_over = self.activated.then_some("exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; ");
+        if limit.is_none() && hand_over.is_none() {
+            return Command::new(BINARY);
+        }
+        let script =
+            format!(r#"{}{}exec "$0" "$@""#, limit.unwrap_or_default(), hand_over.unwrap_or_default());
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).arg(BINARY);
+        command
+    }
+
     fn spawn(&self, yaml: &str) -> Gateway {
         let home = Home::new(self.layout);
         for (name, text) in &self.files {
@@ -267,10 +289,7 @@ impl Builder {
         }
         home.write_config(yaml);
         let listener = self.activated.then(|| TcpListener::bind(local(home.ports.plain)).unwrap());
-        let mut command = match &listener {
-            None => Command::new(BINARY),
-            Some(_) => activation(),
-        };
+        let mut command = self.command();
         let stdin = listener.as_ref().map_or(Stdio::null(), |l| OwnedFd::from(l.try_clone().unwrap()).into());
         let mut child = command
             .arg("run")
@@ -548,14 +567,6 @@ impl Lines {
         let skipped = kept.lines.len().saturating_sub(most);
         kept.lines.iter().skip(skipped).fold(String::new(), |text, line| text + line + "\n")
     }
-}
-
-/// The binary with standard input as its first inherited socket. The process is the shell's, so its id is right.
-fn activation() -> Command {
-    let mut command = Command::new("/bin/sh");
-    let hand_over = r#"exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" "$@""#;
-    command.arg("-c").arg(hand_over).arg(BINARY);
-    command
 }
 
 /// A port that nobody had a moment ago, and that no other gateway of this run gets.

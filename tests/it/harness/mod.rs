@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
 pub(crate) use gateway::{Gateway, TLS_LISTENERS, check, run};
-pub(crate) use origin::{Origin, Recorded, Refusing, Reply, Silent};
+pub(crate) use origin::{Exchange, Origin, Recorded, Refusing, Reply, Silent};
 pub(crate) use pki::{Ca, Leaf};
 pub(crate) use wire::Piece;
 
