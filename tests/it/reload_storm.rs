@@ -1,5 +1,7 @@
 //! Many reloads: none is lost, none stands in another one's way, and nothing is left behind.
 
+use std::os::unix::fs::symlink;
+
 use nix::sys::signal::Signal;
 use tokio::net::UnixDatagram;
 
@@ -133,6 +135,36 @@ async fn a_directory_of_routes_may_disappear_and_come_back() {
     for name in ["two", "three"] {
         gateway.write_file("conf.d/a.yaml", &to(&origin, name));
         serves(&gateway, &format!("/{name}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_swapped_as_kubernetes_does_is_noticed() {
+    let origin = Origin::echo().await;
+    let secrets = tempfile::tempdir().unwrap();
+    let put = |version: &str, token: &str| {
+        let dir = secrets.path();
+        std::fs::create_dir(dir.join(version)).unwrap();
+        std::fs::write(dir.join(version).join("token"), token).unwrap();
+        symlink(version, dir.join("..data_tmp")).unwrap();
+        std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    };
+    put("..1", "old:old");
+    symlink("..data/token", secrets.path().join("token")).unwrap();
+    let token = format!("service_token: {{ file: '{}' }}", secrets.path().join("token").display());
+    let target =
+        format!("openfunction: {{ function_uri: '{}/', authorization: {{ {token} }} }}", origin.url());
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    for (version, token, credential) in
+        [("..2", "new:new", "Basic bmV3Om5ldw=="), ("..3", "old:old", "Basic b2xkOm9sZA==")]
+    {
+        put(version, token);
+        eventually("the other credential", PATIENCE, async || {
+            let echo = gateway.get("/fn").await.json::<Echo>();
+            (echo.header("authorization") == Some(credential)).then_some(())
+        })
+        .await;
     }
 }
 
