@@ -14,11 +14,11 @@ usage() {
     cat <<'EOT'
 usage: benches/e2e.sh
 
-  ROUNDS=5 REQUESTS=40000 CONNECTIONS=32 THREADS=2 IDLE=3000   may be set in the environment
+  ROUNDS=15 REQUESTS=20000 CONNECTIONS=32 THREADS=2 IDLE=3000   may be set in the environment
 EOT
 }
 
-rounds=${ROUNDS:-5} requests=${REQUESTS:-40000} connections=${CONNECTIONS:-32} threads=${THREADS:-2} idle=${IDLE:-3000}
+rounds=${ROUNDS:-15} requests=${REQUESTS:-20000} connections=${CONNECTIONS:-32} threads=${THREADS:-2} idle=${IDLE:-3000}
 
 # What has to hold.
 max_cpu_ratio=1.15
@@ -26,12 +26,13 @@ max_idle_kib=40
 max_start_ms=200
 max_bomb_ms=100
 
-variants=(origin bare fngate fngate-log)
+variants=(origin bare fngate log many)
 declare -A title=(
     [origin]="origin alone"
     [bare]="bare Pingora"
     [fngate]="fngate"
-    [fngate-log]="fngate, access log"
+    [log]="fngate, access log"
+    [many]="fngate, 10000 routes"
 )
 declare -A address pid
 broken=0
@@ -40,6 +41,8 @@ main() {
     (($# == 0)) || { usage >&2; exit 2; }
     build
     work=$(mktemp -d)
+    # The files hold tokens, and the gateway warns of those that others can read.
+    umask 077
     trap clean_up EXIT
     # Thousands of idle clients take as many descriptors, here and in the proxies.
     ulimit -Sn "$(ulimit -Hn)"
@@ -80,15 +83,12 @@ start_all() {
     address[origin]=$(<"$work/origin.out")
 
     local free
-    mapfile -t free < <("$bin/examples/load" ports 5)
-    start bare "$bin/examples/bare_pingora" "${free[0]}" "${address[origin]}" "$threads"
+    mapfile -t free < <("$bin/examples/load" ports 7)
     address[bare]=${free[0]}
-    configure "$work/fngate.yaml" "${free[1]}" "${free[2]}" off
-    start fngate "$bin/fngate" run -c "$work/fngate.yaml"
-    address[fngate]=${free[1]}
-    configure "$work/fngate-log.yaml" "${free[3]}" "${free[4]}" "{ path: $work/access.log }"
-    start fngate-log "$bin/fngate" run -c "$work/fngate-log.yaml"
-    address[fngate-log]=${free[3]}
+    start bare "$bin/examples/bare_pingora" "${free[0]}" "${address[origin]}" "$threads"
+    start_gateway fngate "${free[1]}" "${free[2]}" off 0
+    start_gateway log "${free[3]}" "${free[4]}" "{ path: $work/access.log }" 0
+    start_gateway many "${free[5]}" "${free[6]}" off 9999
 
     local variant
     for variant in "${variants[@]}"; do
@@ -96,14 +96,12 @@ start_all() {
     done
 }
 
-# configure FILE LISTENER ADMIN ACCESS_LOG
-configure() {
-    cat >"$1" <<EOT
-listeners: [ { address: "$2" } ]
-admin: { address: "$3" }
-threads: $threads
-access_log: $4
-routes:
+# start_gateway NAME LISTENER ADMIN ACCESS_LOG OTHER_ROUTES
+start_gateway() {
+    address[$1]=$2
+    {
+        settings "$2" "$3" "$4"
+        cat <<EOT
   - name: bench
     match: { path: /bench/* }
     target:
@@ -111,23 +109,46 @@ routes:
         function_uri: http://${address[origin]}/default/function-sample
         authorization: { service_token: "test:test" }
 EOT
-    chmod 600 "$1"
+        routes "$5"
+    } >"$work/$1.yaml"
+    start "$1" "$bin/fngate" run -c "$work/$1.yaml"
+}
+
+# settings LISTENER ADMIN ACCESS_LOG
+settings() {
+    cat <<EOT
+listeners: [ { address: "$1" } ]
+admin: { address: "$2" }
+threads: $threads
+access_log: $3
+routes:
+EOT
+}
+
+# routes COUNT
+routes() {
+    local i
+    for ((i = 0; i < $1; i++)); do
+        printf '  - name: route-%d\n    match: { path: /functions/%d/*, hosts: [ host-%d.example.com ] }\n' "$i" "$i" $((i % 50))
+        printf '    target:\n      openfunction:\n        function_uri: http://127.0.0.1:30583/default/function-%d\n' "$i"
+        printf '        authorization: { service_token: "test:test" }\n'
+    done
 }
 
 measure_load() {
     local round variant order
     for ((round = 1; round <= rounds; round++)); do
         order=("${variants[@]}")
-        ((round % 2)) || order=(fngate-log fngate bare origin)
+        ((round % 2)) || order=(many log fngate bare origin)
         for variant in "${order[@]}"; do
             "$bin/examples/load" run "${address[$variant]}" "$connections" "$requests" "${pid[$variant]}" \
                 >>"$work/$variant.tsv"
         done
     done
 
-    printf '%-20s %9s %8s %8s %12s %8s %9s\n' "" "req/s" "p50 us" "p99 us" "CPU us/req" "ratio" "RSS KiB"
+    printf '%-22s %9s %8s %8s %12s %8s %9s\n' "" "req/s" "p50 us" "p99 us" "CPU us/req" "ratio" "RSS KiB"
     for variant in "${variants[@]}"; do
-        printf '%-20s %9s %8s %8s %12s %8s %9s\n' "${title[$variant]}" "$(median 1 "$work/$variant.tsv")" \
+        printf '%-22s %9s %8s %8s %12s %8s %9s\n' "${title[$variant]}" "$(median 1 "$work/$variant.tsv")" \
             "$(median 2 "$work/$variant.tsv")" "$(median 3 "$work/$variant.tsv")" \
             "$(median 4 "$work/$variant.tsv")" "$(ratio "$variant")" "$(median 5 "$work/$variant.tsv")"
     done
@@ -156,21 +177,7 @@ kib() {
 measure_start() {
     local free i began
     mapfile -t free < <("$bin/examples/load" ports 2)
-    {
-        echo "listeners: [ { address: \"${free[0]}\" } ]"
-        echo "admin: { address: \"${free[1]}\" }"
-        echo "access_log: off"
-        echo "routes:"
-        for ((i = 0; i < 1000; i++)); do
-            echo "  - name: route-$i"
-            echo "    match: { path: /functions/$i/*, hosts: [ host-$((i % 50)).example.com ] }"
-            echo "    target:"
-            echo "      openfunction:"
-            echo "        function_uri: http://127.0.0.1:30583/default/function-$i"
-            echo "        authorization: { service_token: \"test:test\" }"
-        done
-    } >"$work/thousand.yaml"
-    chmod 600 "$work/thousand.yaml"
+    { settings "${free[0]}" "${free[1]}" off && routes 1000; } >"$work/thousand.yaml"
     for ((i = 0; i < 7; i++)); do
         began=${EPOCHREALTIME/./}
         start thousand "$bin/fngate" run -c "$work/thousand.yaml"
