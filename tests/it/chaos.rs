@@ -68,10 +68,10 @@ async fn one_client(gateway: &Gateway, client: usize) -> Vec<Outcome> {
     for n in 0..REQUESTS {
         let behaviour = BEHAVIOURS[(client * 7 + n) % BEHAVIOURS.len()];
         let id = format!("{client}-{n}-{behaviour}");
-        let request = if n % 2 == 0 {
-            Request::get(&format!("/fn/{id}"))
-        } else {
-            Request::post(&format!("/fn/{id}"), id.as_str())
+        let path = if behaviour == "silent" { format!("/silent/{id}") } else { format!("/fn/{id}") };
+        let request = match n % 2 {
+            0 => Request::get(&path),
+            _ => Request::post(&path, id.as_str()),
         };
         if behaviour == "slow" && n % 3 == 0 {
             connection.start(&request).await;
