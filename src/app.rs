@@ -20,7 +20,7 @@ use crate::admin::{Admin, Status};
 use crate::downstream::{Front, HeadLimits, Observer, Terms};
 use crate::gateway::Gateway;
 use crate::listen::Inherited;
-use crate::reload::{self, Reloader, Watch};
+use crate::reload::{self, Reloader};
 use crate::snapshot::{Plan, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::ServerIdentities;
@@ -69,9 +69,10 @@ impl App {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
-        // Before anything else: a signal without a receiver ends the process.
-        let mut signals = Signals::receive().context("cannot receive signals")?;
         let App { plan, path, files, listeners, admin } = self;
+        // Received from the very start: a signal that nobody receives ends the process.
+        let hangup = signal(SignalKind::hangup())?;
+        let mut stop = Stop::listen()?;
         let metrics = Metrics::new();
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
             .context("cannot open the access log")?;
@@ -113,6 +114,7 @@ impl App {
             access_log: access_log.clone(),
             identities,
             status: Arc::clone(&status),
+            pool_size: pool,
             apply: Box::new({
                 let front = Arc::clone(&front);
                 move |snapshot| front.set_terms(terms(snapshot, &observer))
@@ -130,14 +132,13 @@ impl App {
             host_name: None,
         };
         tokio::spawn(admin_page.serve(admin));
-        let watch = Watch::begin(&files);
-        let reloading = tokio::spawn(reload::run(reloader, watch, signals.hangup));
-        tokio::spawn(reopen(access_log.clone(), signals.reopen));
+        let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
+        reopen_on_signal(access_log.clone())?;
         feed_watchdog();
 
         status.bound(&addresses);
         notify_ready(&snapshot.load());
-        signals.stop.wait(&mut accepting).await?;
+        stop.wait(&mut accepting).await?;
 
         log::info!("stopping");
         status.draining();
@@ -188,7 +189,7 @@ fn acceptor(identities: Arc<ServerIdentities>) -> Acceptor {
 }
 
 /// Room for all the connections that the routes want kept, and for the surplus of a burst.
-fn pool_size(plan: &Plan) -> usize {
+pub fn pool_size(plan: &Plan) -> usize {
     let kept = plan.routes.iter().map(|route| match route.function.terms.keepalive {
         Keepalive::Off => 0,
         Keepalive::On { pool, .. } => pool as usize * route.function.terms.endpoints.len(),
@@ -224,32 +225,18 @@ fn check_system_roots() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every signal that means something here.
-struct Signals {
-    stop: Stop,
-    hangup: Signal,
-    reopen: Signal,
-}
-
+/// The signals that end the process.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
-    fn receive() -> std::io::Result<Self> {
-        Ok(Signals {
-            stop: Stop {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-            },
-            hangup: signal(SignalKind::hangup())?,
-            reopen: signal(SignalKind::user_defined1())?,
-        })
-    }
-}
-
 impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them, or for the end of an accept loop, which is a fault.
     async fn wait(
         &mut self,
         accepting: &mut tokio::task::JoinSet<std::io::Result<()>>,
@@ -265,11 +252,14 @@ impl Stop {
     }
 }
 
-/// After the file was moved away, as logrotate does it.
-async fn reopen(access_log: AccessLog, mut signal: Signal) {
-    while signal.recv().await.is_some() {
-        access_log.reopen();
-    }
+fn reopen_on_signal(access_log: AccessLog) -> anyhow::Result<()> {
+    let mut reopen = signal(SignalKind::user_defined1())?;
+    tokio::spawn(async move {
+        while reopen.recv().await.is_some() {
+            access_log.reopen();
+        }
+    });
+    Ok(())
 }
 
 /// Fed from the runtime that serves requests: when that hangs, systemd notices.

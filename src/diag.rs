@@ -17,7 +17,7 @@ pub enum Step {
 }
 
 /// Where a value stands: the steps from the root of the file numbered `file`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Place {
     pub file: usize,
     pub steps: Vec<Step>,
@@ -103,7 +103,13 @@ impl Diagnostics {
         self.files.borrow().clone()
     }
 
+    /// What holds whoever can read the files.
     pub fn into_inner(self) -> Vec<Diagnostic> {
+        self.into_all().into_iter().filter(|d| d.holds == Holds::Always).collect()
+    }
+
+    /// Also what depends on who can read them.
+    pub fn into_all(self) -> Vec<Diagnostic> {
         self.found.into_inner()
     }
 }
@@ -139,9 +145,14 @@ impl<'a> Scope<'a> {
         &self.place
     }
 
+    /// The path a value names.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.book.base.join(path)
+    }
+
     /// The path a value names, for reading; its change is a change of the configuration.
     pub fn file(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = self.book.base.join(path);
+        let path = self.path(path);
         self.book.files.borrow_mut().insert(path.clone());
         path
     }

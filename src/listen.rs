@@ -2,9 +2,9 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Listeners that systemd has bound for us, found again by their addresses.
 pub struct Inherited(Vec<TcpListener>);
@@ -14,22 +14,36 @@ impl Inherited {
         let mut descriptors = ListenFd::from_env();
         let mut listeners = Vec::new();
         for index in 0..descriptors.len() {
-            let listener =
-                descriptors.take_tcp_listener(index).context("an inherited descriptor is no TCP listener")?;
-            listeners.extend(listener);
+            let number = index + FIRST_DESCRIPTOR;
+            let listener = descriptors.take_tcp_listener(index).with_context(|| {
+                format!("the service manager passed descriptor {number}, which is no TCP socket (`ListenStream=` with an address is)")
+            })?;
+            let Some(listener) = listener else { continue };
+            if !SockRef::from(&listener).is_listener()? {
+                bail!(
+                    "the service manager passed descriptor {number}, which is a connection (`Accept=no` is needed)"
+                );
+            }
+            listeners.push(listener);
         }
         Ok(Inherited(listeners))
     }
 
     /// The inherited listener for this address, or a new one.
     pub fn take_or_bind(&mut self, address: SocketAddr) -> anyhow::Result<TcpListener> {
-        let inherited = self.0.iter().position(|listener| {
-            listener.local_addr().is_ok_and(|bound| canonical(bound) == canonical(address))
-        });
-        match inherited {
+        match self.position(address) {
             Some(index) => Ok(self.0.swap_remove(index)),
             None => bind(address).with_context(|| format!("cannot listen on {address}")),
         }
+    }
+
+    /// The listener that is bound exactly so comes before one that stands for both families.
+    fn position(&self, address: SocketAddr) -> Option<usize> {
+        let bound = || self.0.iter().map(|listener| listener.local_addr().ok());
+        let exact = bound().position(|bound| bound == Some(address));
+        exact.or_else(|| {
+            bound().position(|bound| bound.is_some_and(|bound| canonical(bound) == canonical(address)))
+        })
     }
 
     /// Addresses that were handed over and that no listener of the configuration wants.
@@ -44,7 +58,6 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
@@ -58,3 +71,58 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
+/// As sd_listen_fds(3) counts.
+const FIRST_DESCRIPTOR: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(addresses: &[&str]) -> Inherited {
+        Inherited(addresses.iter().map(|address| TcpListener::bind(address).unwrap()).collect())
+    }
+
+    #[test]
+    fn an_inherited_listener_is_found_by_its_address() {
+        let mut inherited = bound(&["127.0.0.1:0", "127.0.0.1:0"]);
+        let addresses: Vec<_> = inherited.unclaimed().collect();
+
+        for address in addresses.iter().rev() {
+            assert_eq!(inherited.take_or_bind(*address).unwrap().local_addr().unwrap(), *address);
+        }
+
+        assert_eq!(inherited.unclaimed().count(), 0);
+    }
+
+    #[test]
+    fn a_listener_for_both_families_is_the_one_for_any_address() {
+        let mut inherited = bound(&["[::]:0"]);
+        let address = inherited.unclaimed().next().unwrap();
+
+        let taken = inherited.take_or_bind(SocketAddr::from(([0, 0, 0, 0], address.port()))).unwrap();
+
+        assert_eq!(taken.local_addr().unwrap(), address);
+    }
+
+    #[test]
+    fn what_nobody_wants_is_told() {
+        let mut inherited = bound(&["127.0.0.1:0"]);
+        let passed = inherited.unclaimed().next().unwrap();
+
+        let own = inherited.take_or_bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+
+        assert_ne!(own.local_addr().unwrap(), passed);
+        assert_eq!(inherited.unclaimed().collect::<Vec<_>>(), [passed]);
+    }
+
+    #[test]
+    fn a_port_in_use_is_said_with_its_address() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = format!("{:#}", bound(&[]).take_or_bind(address).unwrap_err());
+        assert!(
+            error.starts_with(&format!("cannot listen on {address}: ")) && error.contains("in use"),
+            "{error}"
+        );
+    }
+}

@@ -1,16 +1,16 @@
 //! Reload: load, compile, swap; on any fault the running snapshot stays.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+mod watch;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use notify::{RecursiveMode, Watcher};
 use sd_notify::NotifyState;
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
 
+use self::watch::Watch;
 use crate::admin::Status;
 use crate::app::notify as tell_manager;
 use crate::config;
@@ -29,6 +29,8 @@ pub struct Reloader {
     /// By listener, in the order of the file.
     pub identities: Vec<Option<Arc<ServerIdentities>>>,
     pub status: Arc<Status>,
+    /// How many idle connections to functions there is room for; it cannot grow.
+    pub pool_size: usize,
     /// Takes what the snapshot says about connections to where they are accepted.
     pub apply: Box<dyn Fn(&Snapshot) + Send + Sync>,
 }
@@ -41,59 +43,131 @@ enum Cause {
     Files,
 }
 
-/// Reloads on SIGHUP and when a file that was read changes, for as long as the process lives.
-pub async fn run(reloader: Reloader, mut watch: Watch, mut hangup: Signal) {
+/// What the last reload was refused for.
+type Refusal = Option<Vec<String>>;
+
+/// Reloads on SIGHUP and when a file that was read changes, for as long as the process lives. `files` are those that were read
+/// for the running configuration.
+pub async fn watch(reloader: Reloader, files: Vec<PathBuf>, hangup: Signal) {
+    tokio::join!(follow_names(reloader.resolver.clone()), follow_files(reloader, files, hangup));
+}
+
+async fn follow_files(reloader: Reloader, mut files: Vec<PathBuf>, mut hangup: Signal) {
+    let mut watch = Watch::new();
+    let mut refusal = None;
+    // Something may have changed between the first reading and the first watch.
+    let mut cause = Cause::Files;
     loop {
-        let cause = tokio::select! {
+        // Watched first and read then, so that nothing is missed in between.
+        watch.follow(&files);
+        let read = reloader.reload(cause, &mut refusal).await;
+        if read != files {
+            files = read;
+            cause = Cause::Files;
+            continue;
+        }
+        // Signals that arrive during a reload are one more reload after it.
+        cause = tokio::select! {
             _ = hangup.recv() => Cause::Signal,
             () = watch.changed() => Cause::Files,
         };
-        let files = reloader.reload(cause).await;
-        watch.follow(&files);
+    }
+}
+
+/// Keeps up with the system's own files about names. They are looked at and not watched: in containers they are mounts, whose
+/// changes are no events.
+async fn follow_names(resolver: Resolver) {
+    loop {
+        tokio::time::sleep(NAMES_LOOKED_AT).await;
+        let resolver = resolver.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            if resolver.is_outdated() {
+                log::info!("the system's files about names have changed, all names are looked up again");
+                resolver.refresh();
+            }
+        });
+        if let Err(e) = looked.await {
+            log::error!("the system's files about names cannot be followed: {e}");
+        }
     }
 }
 
 impl Reloader {
     /// Returns the files to watch from now on.
-    async fn reload(&self, cause: Cause) -> Vec<PathBuf> {
+    async fn reload(&self, cause: Cause, refusal: &mut Refusal) -> Vec<PathBuf> {
         let running = self.snapshot.load_full();
         if cause == Cause::Signal
             && let Ok(now) = NotifyState::monotonic_usec_now()
         {
             tell_manager(&[NotifyState::Reloading, now]);
         }
-        let path = self.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
-        let Ok(config::Loaded { plan, report, files }) = loaded else {
-            self.refused(None, vec!["the configuration's loader panicked; this is a bug".to_owned()]);
+        let (path, resolver) = (self.path.clone(), self.resolver.clone());
+        let loaded = tokio::task::spawn_blocking(move || {
+            // Whoever asks for a reload may have changed where names lead.
+            if cause == Cause::Signal {
+                resolver.refresh();
+            }
+            config::load(&path)
+        });
+        let Ok(config::Loaded { plan, report, files }) = loaded.await else {
+            self.refuse(None, vec!["the configuration's loader panicked; this is a bug".to_owned()]);
             return vec![self.path.clone()];
         };
-        match plan {
-            // Something beside our files changed, or a file was touched.
-            Some(plan) if plan.hash == running.hash && cause == Cause::Files => {}
-            Some(plan) => match needs_restart(&running.settings, &plan.settings) {
-                Some(key) => {
-                    let reason =
-                        format!("`{key}` changed, which takes a restart; the running configuration stays");
-                    self.refused(Some(&plan.hash), vec![reason]);
-                }
-                None => self.swap(plan, &running).await,
-            },
-            None => self.refused(None, report.findings().iter().map(ToString::to_string).collect()),
+        let outcome = match plan {
+            // A file was touched, and nobody waits to hear that this changes nothing.
+            Some(plan) if plan.hash == running.hash && cause == Cause::Files && refusal.is_none() => {
+                return files;
+            }
+            Some(plan) => {
+                let hash = plan.hash.clone();
+                self.take(plan, running).await.map_err(|reason| (Some(hash), vec![reason]))
+            }
+            None => Err((None, report.findings().iter().map(ToString::to_string).collect())),
+        };
+        let refused = outcome.err();
+        let faults = refused.as_ref().map(|(_, faults)| faults.clone());
+        // The same fault once more is news only to somebody who asked.
+        if let Some((hash, faults)) = refused
+            && (cause == Cause::Signal || refusal.as_ref() != Some(&faults))
+        {
+            self.refuse(hash.as_deref(), faults);
         }
+        *refusal = faults;
         files
     }
 
-    async fn swap(&self, plan: Plan, running: &Snapshot) {
-        let snapshot = Snapshot::build(plan, Some(running), &self.metrics, &self.resolver);
+    /// All of the plan or, with a reason, nothing of it.
+    async fn take(&self, plan: Plan, running: Arc<Snapshot>) -> Result<(), String> {
+        if let Some(key) = needs_restart(&running.settings, &plan.settings) {
+            return Err(format!("`{key}` changed, which takes a restart; the running configuration stays"));
+        }
+        let wanted = crate::app::pool_size(&plan);
+        // The last step that can fail.
+        self.access_log
+            .retarget(&crate::app::sink(&plan.settings.access_log))
+            .map_err(|e| format!("the access log cannot be opened: {e}"))?;
+        let (metrics, resolver) = (self.metrics.clone(), self.resolver.clone());
+        let building =
+            tokio::task::spawn_blocking(move || Snapshot::build(plan, Some(&running), &metrics, &resolver));
+        let snapshot = building
+            .await
+            .map_err(|_| "the configuration could not be brought to life; this is a bug".to_owned())?;
         snapshot.settle(NAMES_AT_RELOAD).await;
+        if wanted > self.pool_size {
+            log::warn!(
+                "the routes want {wanted} connections kept, there is room for {} until a restart",
+                self.pool_size
+            );
+        }
+        self.swap(snapshot);
+        Ok(())
+    }
+
+    fn swap(&self, snapshot: Snapshot) {
         for (identities, listener) in self.identities.iter().zip(&snapshot.settings.listeners) {
             if let Some(identities) = identities {
                 identities.swap(&listener.identities);
             }
-        }
-        if let Err(e) = self.access_log.retarget(&crate::app::sink(&snapshot.settings.access_log)) {
-            log::error!("the access log goes on where it was, the new one cannot be opened: {e}");
         }
         (self.apply)(&snapshot);
         self.report_certificates(&snapshot);
@@ -108,15 +182,16 @@ impl Reloader {
     }
 
     /// `hash` is that of the refused configuration, when it could be read.
-    fn refused(&self, hash: Option<&str>, faults: Vec<String>) {
+    fn refuse(&self, hash: Option<&str>, faults: Vec<String>) {
         log::error!("the reload was refused, the running configuration stays");
         for fault in &faults {
             log::error!("{fault}");
         }
-        let first = faults.first().map_or("", String::as_str);
-        tell_manager(&[NotifyState::Ready, NotifyState::Status(&format!("reload refused: {first}"))]);
         self.metrics.reload_failed();
+        let first = faults.first().and_then(|fault| fault.lines().next()).unwrap_or_default();
+        let status = format!("reload refused: {first}");
         self.status.reload_failed(hash, faults);
+        tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     pub fn report_certificates(&self, snapshot: &Snapshot) {
@@ -140,72 +215,6 @@ fn needs_restart(running: &Settings, new: &Settings) -> Option<&'static str> {
     (running.admin != new.admin).then_some("admin")
 }
 
-/// Watches the directories of files, because a file that is renamed over or reached by a swapped link has no watch of its own.
-pub struct Watch {
-    watcher: Option<notify::RecommendedWatcher>,
-    directories: BTreeSet<PathBuf>,
-    changes: mpsc::Receiver<()>,
-}
-
-impl Watch {
-    /// A change between the load of the files and this moment is noticed too: the first look is due at once.
-    pub fn begin(files: &[PathBuf]) -> Self {
-        let (changed, changes) = mpsc::channel(1);
-        let _ = changed.try_send(());
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading our own files is an event as well, and no change.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                // A full channel means that a reload is due already.
-                let _ = changed.try_send(());
-            }
-        });
-        let watcher =
-            watcher.inspect_err(|e| log::warn!("files cannot be watched, reload by SIGHUP: {e}")).ok();
-        let mut watch = Watch { watcher, directories: BTreeSet::new(), changes };
-        watch.follow(files);
-        watch
-    }
-
-    async fn changed(&mut self) {
-        if self.changes.recv().await.is_none() {
-            // Nothing can be watched: only signals are left.
-            return std::future::pending().await;
-        }
-        // An editor or a ConfigMap changes several names in a row; the last state counts.
-        tokio::time::sleep(SETTLE).await;
-        while self.changes.try_recv().is_ok() {}
-    }
-
-    fn follow(&mut self, files: &[PathBuf]) {
-        let Some(watcher) = &mut self.watcher else { return };
-        let wanted: BTreeSet<PathBuf> = files.iter().flat_map(|file| directories(file)).collect();
-        for gone in self.directories.difference(&wanted) {
-            let _ = watcher.unwatch(gone);
-        }
-        let mut followed = BTreeSet::new();
-        for directory in wanted {
-            let known = self.directories.contains(&directory);
-            match known
-                .then_some(Ok(()))
-                .unwrap_or_else(|| watcher.watch(&directory, RecursiveMode::NonRecursive))
-            {
-                Ok(()) => drop(followed.insert(directory)),
-                Err(e) => log::warn!("{} cannot be watched: {e}", directory.display()),
-            }
-        }
-        self.directories = followed;
-    }
-}
-
-/// Where a change of this file shows: the directory of its name, and that of the file a link leads to.
-fn directories(file: &Path) -> impl Iterator<Item = PathBuf> {
-    let named = if file.is_dir() { Some(file) } else { file.parent() };
-    let named = named.map(|directory| {
-        if directory.as_os_str().is_empty() { Path::new(".") } else { directory }.to_owned()
-    });
-    let real = file.canonicalize().ok().and_then(|file| file.parent().map(Path::to_owned));
-    named.into_iter().chain(real)
-}
-
-const SETTLE: Duration = Duration::from_millis(100);
+/// How often the system's files about names are looked at.
+const NAMES_LOOKED_AT: Duration = Duration::from_secs(5);
 const NAMES_AT_RELOAD: Duration = Duration::from_millis(500);

@@ -10,7 +10,6 @@ fuzz_target!(|text: &str| {
     let loaded = config::load_text(Path::new("fngate.yaml"), text.to_owned());
     assert_eq!(loaded.plan.is_none(), loaded.report.faults() > 0);
     for finding in loaded.report.findings() {
-        // The parser also breaks lines at a lone carriage return, so only the lower bound is shared.
         assert!(finding.line.is_none_or(|line| (1..=text.lines().count().max(1)).contains(&line)));
         assert!(finding.column.is_none_or(|column| column >= 1));
     }

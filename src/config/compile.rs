@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
@@ -148,7 +147,7 @@ fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<
             scope.key("path").reject_with("the path is empty", "`stdout`, `off`, or a file");
             None
         }
-        path => Some(AccessLog::File(PathBuf::from(path))),
+        path => Some(AccessLog::File(scope.path(path))),
     }
 }
 

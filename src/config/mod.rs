@@ -28,11 +28,12 @@ use std::sync::LazyLock;
 use serde::de::DeserializeOwned;
 
 use self::document::Document;
+use self::parse::{Parsed, Refusal};
 use self::report::Found;
 pub use self::report::{Finding, Report, Style};
 use self::shape::{Seen, Shape};
 use self::source::{Exposure, Source};
-use self::tree::{Node, Span};
+use self::tree::{Entry, Node, Span};
 use crate::diag::{Diagnostic, Diagnostics, Holds, Invalid, Place, Scope, Severity, Step};
 use crate::snapshot::{Plan, Route, Settings};
 
@@ -65,7 +66,7 @@ fn load_source(path: &Path, source: Result<Source, Invalid>) -> Loaded {
     let named = book.files();
     let hash = digest(&sources, &named);
     files.extend(named);
-    found.extend(book.into_inner().into_iter().filter_map(|d| locate(d, &documents, &sources)));
+    found.extend(book.into_all().into_iter().filter_map(|d| locate(d, &documents, &sources)));
     let is_faultless = found.iter().all(|found| found.severity != Severity::Fault);
     let plan = compiled.filter(|_| is_faultless).map(|(settings, routes)| Plan { settings, routes, hash });
     let report = Report::new(found, &sources, seen.secrets);
@@ -147,51 +148,21 @@ impl<'b> Loader<'b> {
                 return None;
             }
         };
-        let (root, refusals) = parse::parse(&source.text, file);
+        let Parsed { root, refusals, dropped } = parse::parse(&source.text, file);
         if root.is_none() && refusals.is_empty() {
             let hint = "a file without routes says `routes: []`";
             self.found.push(Found::of_file(file, "the file is empty".to_owned(), Some(hint.to_owned())));
         }
-        for parse::Refusal { span, path, message, hint, is_syntax } in refusals {
-            if is_syntax {
-                self.seen.secrets.extend(self.secret_near(&source, span));
+        self.seen.secrets.extend(dropped);
+        for Refusal { span, path, message, hint } in refusals {
+            if root.is_none() {
+                self.seen.secrets.extend(secret_near(&source, span));
             }
             let severity = Severity::Fault;
             self.found.push(Found { severity, file, span: Some(span), path, message, hint });
         }
         self.sources.push(source);
         root
-    }
-
-    /// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
-    fn secret_near(&self, source: &Source, fault: Span) -> Option<Span> {
-        let mut secret_keys = Vec::new();
-        SHAPES.main.secret_keys(&mut secret_keys);
-        let line = source.line(source.line_of(fault.start));
-        let text = &source.text[line.clone()];
-        let span_from = |start: usize| Span { file: fault.file, start: line.start + start, end: line.end };
-        let behind_colon = |start: usize| {
-            let value = text[start..].find(':').map_or(start, |colon| start + colon + 1);
-            span_from(value + text[value..].len() - text[value..].trim_start().len())
-        };
-        let after_key = |key: &String| Some(text.find(key.as_str())? + key.len());
-        if let Some(start) = secret_keys.iter().filter_map(after_key).min() {
-            return Some(behind_colon(start));
-        }
-        let mut indent = text.len() - text.trim_start().len();
-        for number in (0..source.line_of(fault.start)).rev() {
-            let above = &source.text[source.line(number)];
-            let key = above.trim_start();
-            let above_indent = above.len() - key.len();
-            if key.is_empty() || above_indent >= indent {
-                continue;
-            }
-            indent = above_indent;
-            if secret_keys.iter().any(|secret| key.contains(secret.as_str())) {
-                return Some(behind_colon(0));
-            }
-        }
-        None
     }
 
     fn expand_includes(&mut self, main: &Path, document: &Document, scope: &Scope<'_>) -> Vec<PathBuf> {
@@ -201,7 +172,8 @@ impl<'b> Loader<'b> {
         for (i, pattern) in patterns.iter().enumerate() {
             let (scope, Some(pattern)) = (scope.index(i), pattern.as_text()) else { continue };
             if let Some(directory) = base.join(pattern).parent() {
-                self.files.insert(directory.to_owned());
+                let is_here = directory.as_os_str().is_empty();
+                self.files.insert(if is_here { PathBuf::from(".") } else { directory.to_owned() });
             }
             let Some(hits) = scope.accept(source::expand(base, pattern)) else { continue };
             if hits.is_empty() {
@@ -211,7 +183,10 @@ impl<'b> Loader<'b> {
                 );
             }
             // `*.yaml` beside the main file means the others.
-            paths.extend(hits.into_iter().filter(|path| path != main));
+            let main = fs::canonicalize(main).ok();
+            paths.extend(
+                hits.into_iter().filter(|path| main.is_none() || fs::canonicalize(path).ok() != main),
+            );
         }
         let mut seen = HashSet::new();
         paths.retain(|path| seen.insert(path.clone()));
@@ -220,32 +195,38 @@ impl<'b> Loader<'b> {
 
     /// Compiles what has the right shape; the rest has its faults already.
     fn compile(&self) -> Option<(Settings, Vec<Route>)> {
-        let faulty: HashSet<(usize, Vec<Step>)> = self
-            .book
-            .faulty_places()
-            .into_iter()
-            .map(|Place { file, mut steps }| {
-                let is_route = matches!(steps.first(), Some(Step::Key(key)) if **key == *"routes");
-                steps.truncate(if is_route { 2 } else { 1 });
-                (file, steps)
-            })
-            .collect();
-        let is_sound = |scope: &Scope<'_>| {
-            let Place { file, steps } = scope.place();
-            !faulty.contains(&(*file, steps.clone()))
+        let faulty = self.faulty_parts();
+        let settings = self.compile_settings(&faulty);
+        let routes = self.compile_routes(&faulty);
+        settings.zip(routes)
+    }
+
+    /// The settings and routes in which a fault was found.
+    fn faulty_parts(&self) -> HashSet<Place> {
+        let part = |mut place: Place| {
+            let is_route = matches!(place.steps.first(), Some(Step::Key(key)) if **key == *"routes");
+            place.steps.truncate(if is_route { 2 } else { 1 });
+            place
         };
-        let root = Scope::root(self.book, MAIN);
-        let settings = self.documents.first()?.as_ref().and_then(|document| {
-            let mut values = serde_yaml::Mapping::new();
-            for entry in &document.root.as_mapping()?.entries {
-                let is_setting = !matches!(&*entry.key, "routes" | "defaults" | "include");
-                if is_setting && is_sound(&root.key(&entry.key)) {
-                    values.entry((&*entry.key).into()).or_insert_with(|| entry.value.to_serde());
-                }
+        self.book.faulty_places().into_iter().map(part).collect()
+    }
+
+    fn compile_settings(&self, faulty: &HashSet<Place>) -> Option<Settings> {
+        let scope = Scope::root(self.book, MAIN);
+        let document = self.documents.first()?.as_ref()?;
+        let mut values = serde_yaml::Mapping::new();
+        for Entry { key, value, .. } in &document.root.as_mapping()?.entries {
+            let is_setting = !matches!(&**key, "routes" | "defaults" | "include");
+            if is_setting && !faulty.contains(scope.key(key).place()) {
+                values.entry((&**key).into()).or_insert_with(|| value.to_serde());
             }
-            let raw = root.accept(read_raw(serde_yaml::Value::Mapping(values)))?;
-            compile::settings(raw, &root)
-        });
+        }
+        let raw = scope.accept(read_raw(serde_yaml::Value::Mapping(values)))?;
+        compile::settings(raw, &scope)
+    }
+
+    fn compile_routes(&self, faulty: &HashSet<Place>) -> Option<Vec<Route>> {
+        let root = Scope::root(self.book, MAIN);
         let mut credentials: HashMap<(usize, &[Step]), Vec<Scope<'_>>> = HashMap::new();
         for place in &self.seen.credentials {
             if let Some(route) = place.steps.get(..2) {
@@ -254,11 +235,10 @@ impl<'b> Loader<'b> {
         }
         let mut routes = compile::Routes::default();
         for (file, document) in self.documents.iter().enumerate() {
-            let Some(document) = document else { continue };
             let list = Scope::root(self.book, file).key("routes");
-            for (i, route) in document.routes().iter().enumerate() {
+            for (i, route) in document.iter().flat_map(Document::routes).enumerate() {
                 let scope = list.index(i);
-                if !is_sound(&scope) {
+                if faulty.contains(scope.place()) {
                     continue;
                 }
                 let own = credentials.get(&(file, scope.place().steps.as_slice()));
@@ -267,14 +247,44 @@ impl<'b> Loader<'b> {
                 }
             }
         }
-        if self.documents.iter().flatten().all(|document| document.routes().is_empty())
-            && !self.book.has_faults()
-        {
+        let has_routes = self.documents.iter().flatten().any(|document| !document.routes().is_empty());
+        if !has_routes && !self.book.has_faults() {
             root.key("routes").warn("there are no routes", "every request will be answered with 404");
         }
-        let routes = routes.finish(&root);
-        settings.zip(routes)
+        routes.finish(&root)
     }
+}
+
+/// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
+fn secret_near(source: &Source, fault: Span) -> Option<Span> {
+    let mut secret_keys = Vec::new();
+    SHAPES.main.secret_keys(&mut secret_keys);
+    let number = source.line_of(fault.start);
+    let line = source.line(number);
+    let text = &source.text[line.clone()];
+    let behind_colon = |start: usize| {
+        let value = text[start..].find(':').map_or(start, |colon| start + colon + 1);
+        let blanks = text[value..].len() - text[value..].trim_start().len();
+        Span { file: fault.file, start: line.start + value + blanks, end: line.end }
+    };
+    let after_key = |key: &String| Some(text.find(key.as_str())? + key.len());
+    if let Some(start) = secret_keys.iter().filter_map(after_key).min() {
+        return Some(behind_colon(start));
+    }
+    let mut indent = text.len() - text.trim_start().len();
+    for number in (0..number).rev() {
+        let above = &source.text[source.line(number)];
+        let key = above.trim_start();
+        let above_indent = above.len() - key.len();
+        if key.is_empty() || above_indent >= indent {
+            continue;
+        }
+        indent = above_indent;
+        if secret_keys.iter().any(|secret| key.contains(secret.as_str())) {
+            return Some(behind_colon(0));
+        }
+    }
+    None
 }
 
 /// The number of the file that was asked for.
@@ -319,7 +329,7 @@ fn digest(sources: &[Source], named: &BTreeSet<PathBuf>) -> String {
     let mut hasher = DefaultHasher::new();
     sources.iter().for_each(|source| source.text.hash(&mut hasher));
     // One that cannot be read has its fault already.
-    named.iter().filter_map(|path| fs::read(path).ok()).for_each(|bytes| bytes.hash(&mut hasher));
+    named.iter().filter_map(|path| source::read_bounded(path).ok()).for_each(|bytes| bytes.hash(&mut hasher));
     format!("{:016x}", hasher.finish())
 }
 

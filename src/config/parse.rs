@@ -17,12 +17,18 @@ pub(super) struct Refusal {
     pub(super) path: String,
     pub(super) message: String,
     pub(super) hint: Option<String>,
-    /// The text was not understood, so that nobody knows which part of it is a secret.
-    pub(super) is_syntax: bool,
 }
 
-/// Reads one document. The root is missing when the document is empty, or when it was given up.
-pub(super) fn parse(text: &str, file: usize) -> (Option<Rc<Node>>, Vec<Refusal>) {
+/// What became of a file's text.
+pub(super) struct Parsed {
+    /// Missing when the document is empty, or when it was given up.
+    pub(super) root: Option<Rc<Node>>,
+    pub(super) refusals: Vec<Refusal>,
+    /// Values that are not in the tree because their keys were refused. Nobody knows whether they are secrets.
+    pub(super) dropped: Vec<Span>,
+}
+
+pub(super) fn parse(text: &str, file: usize) -> Parsed {
     let mut builder = Builder {
         file,
         cursor: Cursor { text, char: 0, byte: 0 },
@@ -32,9 +38,11 @@ pub(super) fn parse(text: &str, file: usize) -> (Option<Rc<Node>>, Vec<Refusal>)
         nodes: 0,
         aliases: 0,
         refusals: Vec::new(),
+        dropped: Vec::new(),
     };
-    let complete = builder.read(Parser::new_from_str(text));
-    (builder.root.filter(|root| complete && !matches!(root.value, Value::Null)), builder.refusals)
+    let is_complete = builder.read(Parser::new_from_str(text)).is_ok();
+    let Builder { root, refusals, dropped, .. } = builder;
+    Parsed { root: root.filter(|root| is_complete && !matches!(root.value, Value::Null)), refusals, dropped }
 }
 
 struct Builder<'t> {
@@ -47,6 +55,7 @@ struct Builder<'t> {
     nodes: u32,
     aliases: u32,
     refusals: Vec<Refusal>,
+    dropped: Vec<Span>,
 }
 
 /// A list or mapping that is not finished yet.
@@ -73,39 +82,29 @@ enum PendingKey {
 struct GivenUp;
 
 impl<'t> Builder<'t> {
-    /// Whether the document was read to its end.
-    fn read(&mut self, mut parser: Parser<'t, StrInput<'t>>) -> bool {
+    fn read(&mut self, mut parser: Parser<'t, StrInput<'t>>) -> Result<(), GivenUp> {
         let mut documents = 0;
         while let Some(event) = parser.next_event() {
-            let step = match event {
-                Ok((Event::DocumentStart(_), span)) if documents == 1 => {
-                    let span = self.span(span);
-                    self.refuse(
-                        span,
-                        "a second document begins here",
-                        Some("a file holds one YAML document"),
-                    );
-                    Err(GivenUp)
-                }
-                Ok((Event::DocumentStart(_), _)) => {
+            match event {
+                Ok((Event::DocumentStart(_), span)) => {
                     documents += 1;
-                    Ok(())
+                    if documents > 1 {
+                        let span = self.span(span);
+                        let hint = Some("a file holds one YAML document");
+                        self.refuse(span, "a second document begins here", hint);
+                        return Err(GivenUp);
+                    }
                 }
-                Ok((event, span)) => self.take(event, span),
+                Ok((event, span)) => self.take(event, span)?,
                 Err(error) => {
                     let at = self.cursor.byte_of(error.marker());
-                    let span = self.at_text(at);
                     let (message, hint) = in_plain_words(error.info());
-                    self.refuse(span, message, hint);
-                    self.refusals.last_mut().into_iter().for_each(|refusal| refusal.is_syntax = true);
-                    Err(GivenUp)
+                    self.refuse(self.at_text(at), message, hint);
+                    return Err(GivenUp);
                 }
-            };
-            if step.is_err() {
-                return false;
             }
         }
-        true
+        Ok(())
     }
 
     /// What the parser notices only in a blank line below it is shown at the text above.
@@ -206,7 +205,7 @@ impl<'t> Builder<'t> {
                 PendingKey::Read(name, key_span) => {
                     entries.push(Entry { key: name, key_span, value: node });
                 }
-                PendingKey::Refused => {}
+                PendingKey::Refused => self.dropped.push(node.span),
                 PendingKey::Expected => match &node.value {
                     Value::Text(name) => *key = PendingKey::Read(Rc::clone(name), node.span),
                     other => {
@@ -266,7 +265,7 @@ impl<'t> Builder<'t> {
         if self.refusals.len() < MOST_REFUSALS {
             let (path, message) = (self.path(), message.into());
             let hint = hint.map(str::to_owned);
-            self.refusals.push(Refusal { span, path, message, hint, is_syntax: false });
+            self.refusals.push(Refusal { span, path, message, hint });
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! It shows lines of the files, so it is the place where secrets are hidden.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -73,26 +74,16 @@ impl Report {
         let place = |found: &Found| (found.file, found.span.map(|span| span.start));
         found.sort_by_key(|found| place(found));
         // One inherited fault is found again in every route that inherits it.
-        let mut unique: Vec<Found> = Vec::new();
-        for finding in found {
-            let is_known = |other: &Found| {
-                place(other) == place(&finding)
-                    && other.message == finding.message
-                    && other.hint == finding.hint
-            };
-            let alike = unique.iter().rev().take_while(|other| place(other) == place(&finding));
-            if !alike.into_iter().any(is_known) {
-                unique.push(finding);
-            }
-        }
-        let left_out = unique.len().saturating_sub(MOST_FINDINGS);
+        let mut seen = HashSet::new();
+        found.retain(|found| seen.insert((place(found), found.message.clone(), found.hint.clone())));
+        let left_out = found.len().saturating_sub(MOST_FINDINGS);
         // Faults are worth more than warnings when not all can be kept.
         if left_out > 0 {
-            unique.sort_by_key(|found| found.severity);
-            unique.truncate(MOST_FINDINGS);
-            unique.sort_by_key(|found| place(found));
+            found.sort_by_key(|found| found.severity);
+            found.truncate(MOST_FINDINGS);
+            found.sort_by_key(|found| place(found));
         }
-        let findings = unique.into_iter().map(|found| Finding::new(found, sources, &secrets)).collect();
+        let findings = found.into_iter().map(|found| Finding::new(found, sources, &secrets)).collect();
         Report { findings, left_out }
     }
 

@@ -1,7 +1,7 @@
 //! `Source`: one file of a configuration, as it was read; and the patterns that name further ones.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -26,13 +26,10 @@ pub(super) enum Exposure {
 
 impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, Invalid> {
-        let unreadable = |e: std::io::Error| Invalid::new(format!("the file cannot be read: {e}"));
+        let unreadable = |e: io::Error| Invalid::new(format!("the file cannot be read: {e}"));
         let file = File::open(path).map_err(unreadable)?;
         let exposure = exposure(&file.metadata().map_err(unreadable)?);
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX);
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        Source::checked(path, bytes, exposure)
+        Source::checked(path, take_bounded(file).map_err(unreadable)?, exposure)
     }
 
     pub(super) fn checked(path: &Path, bytes: Vec<u8>, exposure: Exposure) -> Result<Self, Invalid> {
@@ -73,6 +70,18 @@ impl Source {
     }
 }
 
+/// At most one byte more than a file may have.
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    take_bounded(File::open(path)?)
+}
+
+fn take_bounded(file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX);
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn exposure(metadata: &Metadata) -> Exposure {
     if metadata.permissions().mode() & 0o077 == 0 { Exposure::Private } else { Exposure::Exposed }
 }
@@ -93,7 +102,7 @@ pub(super) fn expand(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, Invalid
     }
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Invalid::new(format!("`{}` cannot be listed: {e}", directory.display()))),
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

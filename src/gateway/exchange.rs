@@ -44,7 +44,7 @@ pub(super) async fn run(
     };
     ctx.upstream.end();
     let (mut resp, body) = answer?;
-    ctx.activation_id = resp.headers.get(ACTIVATION_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
     notice_refusal(&mut resp, function, ctx);
     let body = target.open(&ctx.call(session.req_header()), &mut resp, body)?;
@@ -249,5 +249,3 @@ fn explain(mut error: Box<Error>) -> GatewayError {
     log::debug!("exchange: {error}");
     fault::reason(&error)
 }
-
-const ACTIVATION_ID: &str = "x-openwhisk-activation-id";

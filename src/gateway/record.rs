@@ -111,7 +111,7 @@ impl Observer for Refusals {
             request_id: at.request_id.as_str(),
             route: None,
             platform: None,
-            method: method,
+            method,
             host: None,
             path: at.path.unwrap_or("-").as_bytes(),
             status: at.status,

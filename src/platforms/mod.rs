@@ -11,6 +11,7 @@ pub mod openwhisk;
 
 use std::net::IpAddr;
 
+use ::http::HeaderName;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
@@ -43,6 +44,9 @@ pub trait Streamed {
 /// The whole request must be known before its first byte leaves: it is signed or wrapped.
 pub trait Buffered {
     fn limits(&self) -> &BodyLimits;
+
+    /// The header in which the platform names a call; its value stands in the access log.
+    fn call_id(&self) -> HeaderName;
 
     /// Rewrites the client's head into the platform's and makes the body to send; the caller sets its length.
     fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError>;
@@ -96,6 +100,12 @@ impl Buffered for BufferedTarget {
     fn limits(&self) -> &BodyLimits {
         match self {
             BufferedTarget::OpenWhisk(target) => target.limits(),
+        }
+    }
+
+    fn call_id(&self) -> HeaderName {
+        match self {
+            BufferedTarget::OpenWhisk(target) => target.call_id(),
         }
     }
 

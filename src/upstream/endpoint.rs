@@ -34,28 +34,22 @@ pub(super) struct Address {
 
 impl Endpoint {
     pub(super) fn new(address: &HostPort, pool: u32, resolver: &Resolver) -> Self {
-        let (answer, host) = match address.host.parse::<IpAddr>() {
-            Ok(ip) => (Arc::new(vec![ip]), None),
-            Err(_) => (Arc::default(), Some(resolver.host(&address.host))),
-        };
-        let endpoint = Endpoint {
+        let literal = address.host.parse::<IpAddr>().ok();
+        let known = Known { answer: Arc::new(literal.into_iter().collect()), addresses: Arc::default() };
+        Endpoint {
             port: address.port,
             pool,
-            host,
-            known: ArcSwap::from_pointee(Known { answer: Arc::default(), addresses: Arc::default() }),
-        };
-        endpoint.learn(answer);
-        endpoint
+            host: literal.is_none().then(|| resolver.host(&address.host)),
+            known: ArcSwap::from_pointee(known.located(address.port, pool)),
+        }
     }
 
     pub(super) fn addresses(&self) -> Arc<Vec<Arc<Address>>> {
-        if let Some(host) = &self.host {
-            let answer = host.addresses();
-            if !Arc::ptr_eq(&answer, &self.known.load().answer) {
-                self.learn(Guard::into_inner(answer));
-            }
+        let known = self.known.load();
+        match &self.host {
+            Some(host) if !Arc::ptr_eq(&host.addresses(), &known.answer) => self.learn(host),
+            _ => Arc::clone(&known.addresses),
         }
-        Arc::clone(&self.known.load().addresses)
     }
 
     pub(super) async fn asked(&self) {
@@ -69,15 +63,29 @@ impl Endpoint {
         host.addresses().is_empty().then(|| host.name())
     }
 
-    /// Takes over a new answer. An address that was known keeps its slots, so that connections in use stay counted.
-    fn learn(&self, answer: Arc<Vec<IpAddr>>) {
-        let known = self.known.load();
-        let addresses = answer.iter().map(|ip| {
-            let socket = SocketAddr::new(*ip, self.port);
-            let old = known.addresses.iter().find(|address| address.socket == socket);
-            old.cloned().unwrap_or_else(|| Arc::new(Address { socket, slots: Slots::new(self.pool) }))
+    /// Takes over the latest answer. Several requests may notice it at once. The answer is loaded after what is known, so that it
+    /// is never older: a late request does not bring a former answer back.
+    fn learn(&self, host: &Host) -> Arc<Vec<Arc<Address>>> {
+        self.known.rcu(|known| {
+            let answer = Guard::into_inner(host.addresses());
+            if Arc::ptr_eq(&answer, &known.answer) {
+                return Arc::clone(known);
+            }
+            let former = Known { answer, addresses: Arc::clone(&known.addresses) };
+            Arc::new(former.located(self.port, self.pool))
         });
-        let addresses = Arc::new(addresses.collect());
-        self.known.store(Arc::new(Known { answer, addresses }));
+        Arc::clone(&self.known.load().addresses)
+    }
+}
+
+impl Known {
+    /// An address that was known keeps its slots, so that connections in use stay counted.
+    fn located(self, port: u16, pool: u32) -> Self {
+        let addresses = self.answer.iter().map(|ip| {
+            let socket = SocketAddr::new(*ip, port);
+            let old = self.addresses.iter().find(|address| address.socket == socket);
+            old.cloned().unwrap_or_else(|| Arc::new(Address { socket, slots: Slots::new(pool) }))
+        });
+        Known { addresses: Arc::new(addresses.collect()), answer: self.answer }
     }
 }

@@ -3,6 +3,7 @@
 //! Knows no platform and no route.
 
 mod endpoint;
+mod names;
 pub mod resolve;
 mod slots;
 pub mod trust;
@@ -96,6 +97,8 @@ pub struct Upstream {
 pub struct Lease {
     address: Arc<Address>,
     slot: Slot,
+    /// A number of its own.
+    turn: usize,
 }
 
 impl Lease {
@@ -160,7 +163,7 @@ impl Upstream {
             let endpoint = &self.endpoints[usize::from(self.schedule[step % self.schedule.len()])];
             let addresses = endpoint.addresses();
             if let Some(address) = addresses.get((step / self.schedule.len()) % addresses.len().max(1)) {
-                return Ok(Lease { slot: address.slots.take(), address: Arc::clone(address) });
+                return Ok(Lease { slot: address.slots.take(), address: Arc::clone(address), turn });
             }
         }
         Err(GatewayError::UpstreamResolve)
@@ -170,7 +173,13 @@ impl Upstream {
     pub fn peer(&self, lease: &Lease, purpose: Use, remaining: Option<Duration>) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
         peer._address = pingora::protocols::l4::socket::SocketAddr::Inet(lease.address.socket);
-        peer.group_key = self.group ^ lease.slot.index().map_or(OVERFLOW_GROUP, |slot| u64::from(slot) + 1);
+        peer.group_key = self.group
+            ^ match (self.terms.keepalive, lease.slot.index()) {
+                // Not even concurrent streams of HTTP/2 share a connection.
+                (Keepalive::Off, _) => lease.turn as u64,
+                (Keepalive::On { .. }, Some(slot)) => u64::from(slot) + 1,
+                (Keepalive::On { .. }, None) => OVERFLOW_GROUP,
+            };
         let cap = |timeout: Duration| Some(remaining.map_or(timeout, |left| timeout.min(left)));
         let silence = match purpose {
             Use::Exchange => self.terms.timeout,
@@ -283,25 +292,4 @@ const H2_STREAMS: usize = 100;
 const H2_PING: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn rounds(weights: &[u32], expected: &[u16]) {
-        let endpoints: Vec<_> = weights
-            .iter()
-            .map(|weight| Endpoint { address: HostPort::parse("a:1", None).unwrap(), weight: *weight })
-            .collect();
-        assert_eq!(schedule(&endpoints), expected);
-    }
-
-    #[test]
-    fn weights_are_spread_over_the_round() {
-        rounds(&[1], &[0]);
-        rounds(&[7], &[0]);
-        rounds(&[1, 1], &[0, 1]);
-        rounds(&[2, 1], &[0, 1, 0]);
-        rounds(&[4, 2], &[0, 1, 0]);
-        rounds(&[5, 1, 1], &[0, 0, 1, 0, 2, 0, 0]);
-    }
-}
+mod tests;

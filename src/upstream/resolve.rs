@@ -3,45 +3,58 @@
 //! A name's time to live is honoured within bounds. When the resolver fails, the last answer stays in use.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use hickory_resolver::TokioResolver;
-use tokio::sync::Notify;
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{Semaphore, SetOnce, watch};
+use tokio::task::AbortHandle;
 
-/// One name and what is known of it. Shared by all routes that use the name; its task ends when the last of them is gone.
+use super::names::{Answer, Names, System};
+
+/// One name and what is known of it. Shared by all routes that use the name; its task ends with the last of them.
 #[derive(Debug)]
 pub struct Host {
+    known: Arc<Known>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Known {
     name: String,
     addresses: ArcSwap<Vec<IpAddr>>,
-    asked: AtomicFlag,
+    /// Set once the resolver has spoken.
+    asked: SetOnce<()>,
 }
 
 /// Resolves names for as long as somebody holds their [`Host`].
 #[derive(Clone)]
 pub struct Resolver {
-    resolver: Arc<TokioResolver>,
+    system: Arc<System>,
+    names: watch::Sender<Arc<Names>>,
     hosts: Arc<Mutex<HashMap<String, Weak<Host>>>>,
+    /// Look-ups that may run at once: each takes sockets, and a configuration may have thousands of names.
+    turns: Arc<Semaphore>,
     runtime: tokio::runtime::Handle,
 }
 
 impl Resolver {
-    /// Reads the system's resolver configuration; without one, only the hosts file answers.
+    /// Resolves as this machine's resolver configuration and hosts file say.
     pub fn from_system(runtime: tokio::runtime::Handle) -> anyhow::Result<Self> {
-        let builder = TokioResolver::builder_tokio().or_else(|e| {
-            log::warn!("the system's resolver configuration cannot be read ({e}); names resolve by the hosts file only");
-            Ok::<_, anyhow::Error>(TokioResolver::builder_with_config(
-                hickory_resolver::config::ResolverConfig::default(),
-                Default::default(),
-            ))
-        })?;
-        Ok(Self::new(builder.build()?, runtime))
+        Self::new(System::default(), runtime)
     }
 
-    pub fn new(resolver: TokioResolver, runtime: tokio::runtime::Handle) -> Self {
-        Resolver { resolver: Arc::new(resolver), hosts: Arc::default(), runtime }
+    pub(super) fn new(system: System, runtime: tokio::runtime::Handle) -> anyhow::Result<Self> {
+        Ok(Resolver {
+            names: watch::Sender::new(Arc::new(Names::read(&system)?)),
+            system: Arc::new(system),
+            hosts: Arc::default(),
+            turns: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
+            runtime,
+        })
     }
 
     /// The host of this name; resolving begins with the first caller.
@@ -50,71 +63,104 @@ impl Resolver {
         if let Some(host) = hosts.get(name).and_then(Weak::upgrade) {
             return host;
         }
-        let host = Arc::new(Host {
-            name: name.to_owned(),
-            addresses: ArcSwap::default(),
-            asked: AtomicFlag::default(),
-        });
+        let known =
+            Arc::new(Known { name: name.to_owned(), addresses: ArcSwap::default(), asked: SetOnce::new() });
+        let keeping = keep_resolved(Arc::clone(&known), self.names.subscribe(), Arc::clone(&self.turns));
+        let host = Arc::new(Host { known, task: self.runtime.spawn(keeping).abort_handle() });
         hosts.retain(|_, host| host.strong_count() > 0);
         hosts.insert(name.to_owned(), Arc::downgrade(&host));
-        self.runtime.spawn(keep_resolved(Arc::clone(&self.resolver), Arc::downgrade(&host)));
         host
+    }
+
+    /// The files of the system that say how names resolve.
+    pub fn files(&self) -> [&Path; 2] {
+        self.system.files()
+    }
+
+    /// Whether one of these files says something else than when it was read. Reads them.
+    pub fn is_outdated(&self) -> bool {
+        let names = Arc::clone(&self.names.borrow());
+        names.is_outdated(&self.system)
+    }
+
+    /// Reads these files again and looks every name up anew.
+    pub fn refresh(&self) {
+        match Names::read(&self.system) {
+            Ok(names) => drop(self.names.send_replace(Arc::new(names))),
+            Err(e) => log::error!("names go on resolving as before: {e:#}"),
+        }
     }
 }
 
 impl Host {
     pub fn name(&self) -> &str {
-        &self.name
+        &self.known.name
     }
 
     /// The last good answer; empty as long as there was none.
-    pub fn addresses(&self) -> arc_swap::Guard<Arc<Vec<IpAddr>>> {
-        self.addresses.load()
+    pub fn addresses(&self) -> Guard<Arc<Vec<IpAddr>>> {
+        self.known.addresses.load()
     }
 
     /// Waits until the resolver has spoken for the first time, whatever it said.
     pub async fn asked(&self) {
-        self.asked.wait().await;
+        self.known.asked.wait().await;
     }
 }
 
-/// Looks the name up again and again until nobody wants it any more.
-async fn keep_resolved(resolver: Arc<TokioResolver>, host: Weak<Host>) {
-    let mut failures = 0;
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Looks the name up again and again, and at once when the system's configuration was read again.
+async fn keep_resolved(known: Arc<Known>, mut names: watch::Receiver<Arc<Names>>, turns: Arc<Semaphore>) {
     loop {
-        let Some(name) = host.upgrade().map(|host| host.name.clone()) else { return };
-        let answer = resolver.lookup_ip(name.as_str()).await;
-        let Some(host) = host.upgrade() else { return };
-        let pause = match answer {
-            Ok(answer) => {
-                failures = 0;
-                let mut addresses: Vec<IpAddr> = answer.iter().collect();
-                addresses.sort();
-                addresses.dedup();
-                host.publish(addresses);
-                answer
-                    .valid_until()
-                    .saturating_duration_since(Instant::now())
-                    .clamp(SHORTEST_LIFE, LONGEST_LIFE)
-            }
-            Err(e) => {
-                failures += 1;
-                if failures == 1 {
-                    let kept = host.addresses.load().len();
-                    log::warn!("`{name}` does not resolve ({e}); {kept} known addresses stay in use");
-                }
-                SHORTEST_LIFE.saturating_mul(1 << failures.min(5)).min(LONGEST_LIFE)
-            }
-        };
-        host.asked.set();
-        drop(host);
-        tokio::time::sleep(pause).await;
+        let current = Arc::clone(&names.borrow_and_update());
+        tokio::select! {
+            changed = names.changed() => if changed.is_err() { return },
+            never = known.follow(&current, &turns) => match never {},
+        }
     }
 }
 
-impl Host {
+impl Known {
+    async fn follow(&self, names: &Names, turns: &Semaphore) -> Infallible {
+        let mut failures = 0;
+        loop {
+            let turn = turns.acquire().await;
+            let answer = names.look_up(&self.name).await;
+            drop(turn);
+            let pause = match answer {
+                Ok(Answer { addresses, life }) => {
+                    if failures > 0 {
+                        log::info!("`{}` resolves again", self.name);
+                    }
+                    failures = 0;
+                    self.publish(addresses);
+                    life.clamp(SHORTEST_LIFE, LONGEST_LIFE)
+                }
+                Err(e) => {
+                    failures += 1;
+                    if failures == 1 {
+                        let kept = self.addresses.load().len();
+                        log::warn!(
+                            "`{}` does not resolve ({e}); {kept} known addresses stay in use",
+                            self.name
+                        );
+                    }
+                    SHORTEST_LIFE.saturating_mul(1 << failures.min(8)).min(LONGEST_RETRY)
+                }
+            };
+            // The second caller of `set` is told that it is late, which is no news.
+            let _ = self.asked.set(());
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     fn publish(&self, addresses: Vec<IpAddr>) {
-        if addresses.is_empty() || **self.addresses.load() == addresses {
+        if **self.addresses.load() == addresses {
             return;
         }
         log::info!("`{}` is at {} addresses", self.name, addresses.len());
@@ -122,28 +168,12 @@ impl Host {
     }
 }
 
-/// A flag that is set once and can be waited for.
-#[derive(Debug, Default)]
-struct AtomicFlag {
-    is_set: std::sync::atomic::AtomicBool,
-    notify: Notify,
-}
-
-impl AtomicFlag {
-    fn set(&self) {
-        self.is_set.store(true, std::sync::atomic::Ordering::Release);
-        self.notify.notify_waiters();
-    }
-
-    async fn wait(&self) {
-        let notified = self.notify.notified();
-        tokio::pin!(notified);
-        notified.as_mut().enable();
-        if !self.is_set.load(std::sync::atomic::Ordering::Acquire) {
-            notified.await;
-        }
-    }
-}
-
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+/// Also how soon a change is seen that was made before its predecessor's time was over.
 const LONGEST_LIFE: Duration = Duration::from_secs(60);
+/// A name that appears is served this soon.
+const LONGEST_RETRY: Duration = Duration::from_secs(8);
+const LOOKUPS_AT_ONCE: usize = 64;
+
+#[cfg(test)]
+mod tests;

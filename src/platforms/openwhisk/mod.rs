@@ -93,6 +93,10 @@ impl Buffered for Action {
         &self.limits
     }
 
+    fn call_id(&self) -> HeaderName {
+        ACTIVATION_ID
+    }
+
     fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError> {
         let body = match self.input {
             Input::Body => input::object(body)?,
@@ -193,7 +197,8 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         platform: "openwhisk",
         target: Target::Buffered(BufferedTarget::OpenWhisk(compiled)),
         terms: connection.terms,
-        max_request: connection.max_request,
+        // It holds the body itself, and bounds it.
+        max_request: None,
     })
 }
 

@@ -58,7 +58,7 @@ fn what_was_counted_is_what_is_shown() {
     route.retried(Retry::StaleConnection);
     route.dialled(Duration::from_millis(3));
     route.reused();
-    let open = route.connection_opened();
+    route.connection_opened();
     let under_way = metrics.unrouted().begin();
 
     let text = metrics.render();
@@ -84,7 +84,9 @@ fn what_was_counted_is_what_is_shown() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
     }
-    drop((open, under_way));
+    drop(under_way);
+    route.connection_closed();
+    assert!(metrics.render().contains(r#"fngate_upstream_connections_open{route="hello"} 0"#));
 }
 
 #[test]

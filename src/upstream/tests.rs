@@ -1,0 +1,228 @@
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use pingora::upstreams::peer::Peer;
+
+use super::names::System;
+use super::*;
+
+#[track_caller]
+fn rounds(weights: &[u32], expected: &[u16]) {
+    let endpoints: Vec<_> = weights
+        .iter()
+        .map(|weight| Endpoint { address: HostPort::parse("a:1", None).unwrap(), weight: *weight })
+        .collect();
+    assert_eq!(schedule(&endpoints), expected);
+}
+
+#[test]
+fn weights_are_spread_over_the_round() {
+    rounds(&[1], &[0]);
+    rounds(&[7], &[0]);
+    rounds(&[1, 1], &[0, 1]);
+    rounds(&[2, 1], &[0, 1, 0]);
+    rounds(&[4, 2], &[0, 1, 0]);
+    rounds(&[5, 1, 1], &[0, 0, 1, 0, 2, 0, 0]);
+}
+
+#[tokio::test]
+async fn the_addresses_of_a_name_are_used_in_turn() {
+    let (_dir, resolver) = knows("127.0.0.1 fn.test\n127.0.0.2 fn.test\n").await;
+    let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
+
+    assert_eq!(turns(&upstream, 4), ["127.0.0.1:80", "127.0.0.2:80", "127.0.0.1:80", "127.0.0.2:80"]);
+}
+
+#[tokio::test]
+async fn endpoints_take_turns_and_so_do_their_addresses() {
+    let (_dir, resolver) = knows("127.0.0.1 fn.test\n127.0.0.2 fn.test\n").await;
+    let upstream = upstream("hello", terms(&["fn.test:80", "127.0.0.9:81"]), &resolver).await;
+
+    assert_eq!(turns(&upstream, 4), ["127.0.0.1:80", "127.0.0.9:81", "127.0.0.2:80", "127.0.0.9:81"]);
+}
+
+#[tokio::test]
+async fn a_name_without_an_address_is_passed_over() {
+    let (_dir, resolver) = knows("").await;
+    let half = upstream("hello", terms(&["absent.invalid:80", "127.0.0.9:81"]), &resolver).await;
+    assert_eq!(half.unresolved().collect::<Vec<_>>(), ["absent.invalid"]);
+    assert_eq!(turns(&half, 2), ["127.0.0.9:81", "127.0.0.9:81"]);
+
+    let none = upstream("hello", terms(&["absent.invalid:80"]), &resolver).await;
+    assert_eq!(none.lease().unwrap_err(), GatewayError::UpstreamResolve);
+}
+
+#[tokio::test]
+async fn an_address_keeps_its_slots_when_the_name_gets_another_one() {
+    let (dir, resolver) = knows("127.0.0.1 fn.test\n").await;
+    let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
+    let held = upstream.lease().unwrap();
+
+    std::fs::write(dir.path().join("hosts"), "127.0.0.1 fn.test\n127.0.0.2 fn.test\n").unwrap();
+    resolver.refresh();
+    while upstream.address_count() < 2 {
+        tokio::task::yield_now().await;
+    }
+
+    let later: Vec<_> = (0..2).map(|_| upstream.lease().unwrap()).collect();
+    let same = later.iter().find(|lease| lease.address() == held.address()).unwrap();
+    assert_eq!((held.slot.index(), same.slot.index()), (Some(0), Some(1)));
+}
+
+#[test]
+fn requests_that_notice_an_answer_together_agree_on_its_slots() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (dir, resolver) = runtime.block_on(knows("127.0.0.1 fn.test\n"));
+    let upstream = runtime.block_on(upstream("hello", terms(&["fn.test:80"]), &resolver));
+    for round in 2..40 {
+        std::fs::write(dir.path().join("hosts"), format!("127.0.0.{round} fn.test\n")).unwrap();
+        resolver.refresh();
+        let wanted = SocketAddr::from(([127, 0, 0, round], 80));
+        let slots = std::thread::scope(|scope| {
+            let ask = || {
+                loop {
+                    let lease = upstream.lease().unwrap();
+                    if lease.address() == wanted {
+                        return lease;
+                    }
+                }
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        let taken: HashSet<_> = slots.iter().map(|lease| lease.slot.index().unwrap()).collect();
+        assert_eq!(taken.len(), 4, "{taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_two_terms_share_connections() {
+    let (_dir, resolver) = knows("").await;
+    let base = terms(&["127.0.0.1:80"]);
+    let https = Terms { scheme: Scheme::Https, sni: "a.test".to_owned(), ..base.clone() };
+    let variants = [
+        ("hello", base.clone()),
+        ("other", base.clone()),
+        ("hello", Terms { keepalive: Keepalive::Off, ..base.clone() }),
+        ("hello", Terms { protocol: Protocol::Http2, ..base }),
+        ("hello", https.clone()),
+        ("hello", Terms { sni: "b.test".to_owned(), ..https.clone() }),
+        ("hello", Terms { verify: Verify::Nothing, ..https.clone() }),
+        ("hello", Terms { protocol: Protocol::Http2, ..https }),
+    ];
+    let mut keys = HashSet::new();
+    for (name, terms) in variants {
+        for generation in 1..3 {
+            let upstream = Upstream::new(name, terms.clone(), generation, &resolver, Arc::new(Deaf));
+            let key = key(&upstream, &upstream.lease().unwrap());
+            assert!(keys.insert(key), "{name} {generation} {terms:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slot_is_a_connection_of_its_own_and_the_surplus_shares() {
+    let (_dir, resolver) = knows("").await;
+    let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
+    let leases: Vec<_> = (0..12).map(|_| upstream.lease().unwrap()).collect();
+
+    let keys: Vec<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
+
+    assert_eq!(keys.iter().collect::<HashSet<_>>().len(), POOL as usize + 1);
+    assert_eq!(keys[10], keys[11]);
+    let idle = |lease| upstream.peer(lease, Use::Exchange, None).options.idle_timeout;
+    assert_eq!((idle(&leases[0]), idle(&leases[11])), (Some(IDLE), Some(OVERFLOW_IDLE)));
+}
+
+#[tokio::test]
+async fn without_keepalive_no_two_requests_have_the_same_connection() {
+    let (_dir, resolver) = knows("").await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let terms = Terms { keepalive: Keepalive::Off, protocol, ..terms(&["127.0.0.1:80"]) };
+        let upstream = upstream("hello", terms, &resolver).await;
+        let keys: HashSet<_> = (0..100).map(|_| key(&upstream, &upstream.lease().unwrap())).collect();
+        assert_eq!(keys.len(), 100, "{protocol:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_of_http2_share_a_connection() {
+    let (_dir, resolver) = knows("").await;
+    let upstream =
+        upstream("hello", Terms { protocol: Protocol::Http2, ..terms(&["127.0.0.1:80"]) }, &resolver).await;
+    let leases: Vec<_> = (0..3).map(|_| upstream.lease().unwrap()).collect();
+    let keys: HashSet<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
+    assert_eq!(keys.len(), 1);
+}
+
+#[tokio::test]
+async fn no_time_limit_is_longer_than_what_is_left() {
+    let (_dir, resolver) = knows("").await;
+    let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
+    let lease = upstream.lease().unwrap();
+    let left = Duration::from_millis(70);
+
+    for purpose in [Use::Exchange, Use::Tunnel] {
+        let options = upstream.peer(&lease, purpose, Some(left)).options;
+        let limits = [
+            options.connection_timeout,
+            options.total_connection_timeout,
+            options.read_timeout,
+            options.write_timeout,
+        ];
+        assert_eq!(limits, [Some(left); 4], "{purpose:?}");
+    }
+    let free = upstream.peer(&lease, Use::Exchange, None).options;
+    assert_eq!(free.read_timeout, Some(upstream.terms().timeout));
+    assert_eq!(free.total_connection_timeout, Some(upstream.terms().connect_timeout));
+}
+
+/// A resolver that knows what is in this hosts file, and asks nobody.
+async fn knows(hosts: &str) -> (tempfile::TempDir, Resolver) {
+    let dir = tempfile::tempdir().unwrap();
+    let system = System { resolv_conf: dir.path().join("none"), hosts: dir.path().join("hosts"), port: 0 };
+    std::fs::write(&system.hosts, hosts).unwrap();
+    (dir, Resolver::new(system, tokio::runtime::Handle::current()).unwrap())
+}
+
+async fn upstream(name: &str, terms: Terms, resolver: &Resolver) -> Upstream {
+    let upstream = Upstream::new(name, terms, 1, resolver, Arc::new(Deaf));
+    upstream.resolved().await;
+    upstream
+}
+
+fn terms(endpoints: &[&str]) -> Terms {
+    let endpoint = |address: &&str| Endpoint { address: HostPort::parse(address, None).unwrap(), weight: 1 };
+    Terms {
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        scheme: Scheme::Http,
+        sni: String::new(),
+        verify: Verify::Certificate,
+        roots: None,
+        connect_timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(60),
+        deadline: None,
+        keepalive: Keepalive::On { idle: IDLE, pool: POOL },
+        protocol: Protocol::Http1,
+    }
+}
+
+fn turns(upstream: &Upstream, count: usize) -> Vec<String> {
+    (0..count).map(|_| upstream.lease().unwrap().address().to_string()).collect()
+}
+
+/// What Pingora pools by.
+fn key(upstream: &Upstream, lease: &Lease) -> u64 {
+    upstream.peer(lease, Use::Exchange, None).reuse_hash()
+}
+
+#[derive(Debug)]
+struct Deaf;
+
+impl Tally for Deaf {
+    fn opened(&self) {}
+    fn closed(&self) {}
+}
+
+const IDLE: Duration = Duration::from_secs(60);
+const POOL: u32 = 5;
