@@ -71,7 +71,7 @@ impl App {
     async fn serve(self) -> anyhow::Result<()> {
         let App { plan, path, files, listeners, admin } = self;
         // Received from the very start: a signal that nobody receives ends the process.
-        let hangup = signal(SignalKind::hangup())?;
+        let (hangup, reopening) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
         let mut stop = Stop::listen()?;
         let metrics = Metrics::new();
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
@@ -133,7 +133,7 @@ impl App {
         };
         tokio::spawn(admin_page.serve(admin));
         let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
-        reopen_on_signal(access_log.clone())?;
+        tokio::spawn(reopen(access_log.clone(), reopening));
         feed_watchdog();
 
         status.bound(&addresses);
@@ -252,14 +252,11 @@ impl Stop {
     }
 }
 
-fn reopen_on_signal(access_log: AccessLog) -> anyhow::Result<()> {
-    let mut reopen = signal(SignalKind::user_defined1())?;
-    tokio::spawn(async move {
-        while reopen.recv().await.is_some() {
-            access_log.reopen();
-        }
-    });
-    Ok(())
+/// After the file was moved away, as logrotate does it.
+async fn reopen(access_log: AccessLog, mut signal: Signal) {
+    while signal.recv().await.is_some() {
+        access_log.reopen();
+    }
 }
 
 /// Fed from the runtime that serves requests: when that hangs, systemd notices.

@@ -204,6 +204,7 @@ fn terms(endpoints: &[&str]) -> Terms {
         deadline: None,
         keepalive: Keepalive::On { idle: IDLE, pool: POOL },
         protocol: Protocol::Http1,
+        credential: None,
     }
 }
 
