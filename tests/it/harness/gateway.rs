@@ -31,7 +31,8 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Starts with these routes. A listener, the admin address and the access log on standard output are added unless
-    /// the text has its own.
+    /// the text has its own; in it, `$PORT`, `$TLS_PORT` and `$ADMIN_PORT` stand for ports of this gateway, `$DIR` for
+    /// the directory of its file.
     pub(crate) async fn start(yaml: &str) -> Self {
         Self::builder().start(yaml).await
     }
