@@ -160,7 +160,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::Done;
     let mut findings = Vec::new();
     for file in &args.files {
-        let Loaded { plan, report, .. } = config::load(file);
+        let Loaded { plan, report, .. } = config::check(file);
         match args.format {
             Format::Text => eprint!("{}", report.render(style())),
             Format::Json => findings.extend(report.to_json().as_array().cloned().unwrap_or_default()),
@@ -192,7 +192,7 @@ fn summary(file: &Path, plan: &Plan) -> String {
 }
 
 fn routes(args: &RoutesArgs) -> anyhow::Result<Outcome> {
-    let Loaded { plan, report, .. } = config::load(&args.config);
+    let Loaded { plan, report, .. } = config::check(&args.config);
     let Some(plan) = plan else {
         eprint!("{}", report.render(style()));
         return Ok(Outcome::ConfigurationFault);

@@ -287,7 +287,7 @@ const OVERFLOW_GROUP: u64 = 0;
 /// Surplus connections of a burst serve the burst and are gone soon after.
 const OVERFLOW_IDLE: Duration = Duration::from_millis(300);
 /// A WebSocket may be silent for this long on either side.
-const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
+pub const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
 const H2_STREAMS: usize = 100;
 const H2_PING: Duration = Duration::from_secs(20);
 

@@ -50,7 +50,7 @@ async fn demo() -> (Child, Vec<String>) {
     // Somebody else may take a port between choosing it here and binding it there.
     for _ in 0..5 {
         let address = || format!("127.0.0.1:{}", free_port());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fngate"))
+        let mut child = Command::new(BINARY.as_str())
             .args(["demo", "--listen", &address(), "--admin", &address()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

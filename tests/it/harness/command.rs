@@ -48,7 +48,7 @@ pub(crate) async fn check(yaml: &str) -> Check {
 
 /// The binary with these arguments, to its end.
 pub(crate) async fn run(arguments: &[&str]) -> Check {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(BINARY.as_str());
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).kill_on_drop(true);
     let output = within("the command to end", command.output()).await.unwrap();
     Check {

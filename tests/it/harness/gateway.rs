@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -263,12 +264,12 @@ impl Builder {
         // Standard input is the listener, and becomes the first inherited socket.
         let hand_over = self.activated.then_some("exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; ");
         if limit.is_none() && hand_over.is_none() {
-            return Command::new(BINARY);
+            return Command::new(BINARY.as_str());
         }
         let script =
             format!(r#"{}{}exec "$0" "$@""#, limit.unwrap_or_default(), hand_over.unwrap_or_default());
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(script).arg(BINARY);
+        command.arg("-c").arg(script).arg(BINARY.as_str());
         command
     }
 
@@ -338,6 +339,9 @@ pub(crate) const TLS_LISTENERS: &str = "listeners:
   - address: 127.0.0.1:$TLS_PORT
     tls: { cert: $DIR/site.pem, key: $DIR/site.key }
 ";
-pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_fngate");
+/// The built binary, or what `FNGATE_BINARY` names: a wrapper that watches it, say.
+pub(crate) static BINARY: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("FNGATE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_fngate").to_owned())
+});
 const START_ATTEMPTS: usize = 5;
 const LINES_SHOWN: usize = 20;

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
 pub(crate) use command::{check, run};
 pub(crate) use exchange::{Exchange, Reply};
-pub(crate) use gateway::{Gateway, TLS_LISTENERS};
+pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;
 pub(crate) use journal::Recorded;
 pub(crate) use origin::Origin;
