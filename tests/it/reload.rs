@@ -309,7 +309,7 @@ async fn whether_a_file_is_being_served_can_be_asked() {
     let mut gateway = Gateway::start(&to(&origin, "one")).await;
     let path = gateway.dir().join("fngate.yaml");
     let path = path.to_str().unwrap().to_owned();
-    let running = || run(&["check", "--running", "--within", "2s", &path]);
+    let running = async || run(&["check", "--running", "--within", "2s", &path]).await;
 
     running().await.accepts();
 
