@@ -31,7 +31,7 @@ pub(crate) use exchange::{Exchange, Reply};
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;
 pub(crate) use journal::Recorded;
-pub(crate) use origin::Origin;
+pub(crate) use origin::{Origin, Script};
 pub(crate) use pki::{Ca, Leaf};
 pub(crate) use unreachable::{Refusing, Silent};
 pub(crate) use wire::Piece;

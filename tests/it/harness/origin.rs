@@ -118,6 +118,14 @@ impl Origin {
     pub(crate) fn greeting(&self, connection: usize) -> Greeting {
         self.journal.read(|state| state.connections[connection].greeting.clone())
     }
+
+    /// Ends the origin, and returns when its port and all its connections are closed.
+    pub(crate) async fn stop(mut self) {
+        self.accepting.abort();
+        // It ends by being aborted.
+        let _ = (&mut self.accepting).await;
+        self.settles_at(0).await;
+    }
 }
 
 impl Drop for Origin {
