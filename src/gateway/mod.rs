@@ -163,6 +163,7 @@ impl ProxyHttp for Gateway {
         let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
         let purpose = purpose(session);
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
+        ctx.upstream.give_back();
         let lease = function.upstream.lease().map_err(|error| ours(ctx, error))?;
         let peer = function.upstream.peer(&lease, purpose, remaining);
         ctx.upstream.begin(lease);

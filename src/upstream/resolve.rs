@@ -173,7 +173,7 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 const LONGEST_LIFE: Duration = Duration::from_secs(60);
 /// A name that appears is served this soon.
 const LONGEST_RETRY: Duration = Duration::from_secs(8);
-const LOOKUPS_AT_ONCE: usize = 64;
+const LOOKUPS_AT_ONCE: usize = 128;
 
 #[cfg(test)]
 mod tests;

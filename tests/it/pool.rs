@@ -375,3 +375,38 @@ fn openwhisk(origin: &Origin, more: &str) -> String {
         origin.url()
     )
 }
+
+#[tokio::test]
+async fn a_request_sent_once_more_goes_to_no_other_dead_connection() {
+    let gate = Gate::closed();
+    let passing = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = passing.clone();
+            async move {
+                exchange.body().await;
+                gate.passed().await;
+                exchange.answer(Reply::text(200, "ok")).await;
+            }
+        })
+        .answers_per_connection(1)
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    // Three connections are kept, and each will break at its next request.
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = gateway.client().await;
+        client.start(&Request::get("/fn")).await;
+        clients.push(client);
+    }
+    origin.request(2).await;
+    (0..4).for_each(|_| gate.open());
+    for client in &mut clients {
+        assert_eq!(client.response("GET").await.status(), 200);
+    }
+
+    let answer = done(&gateway, &Request::get("/fn")).await;
+
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+}
