@@ -19,6 +19,8 @@ mod apisix_openwhisk;
 mod chaos;
 /// The verbs besides `run`.
 mod cli;
+/// The command lines that `fngate demo` prints.
+mod demo;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// HTTP/2 from clients, frame by frame.
