@@ -21,6 +21,8 @@ mod chaos;
 mod cli;
 /// The command lines that `fngate demo` prints.
 mod demo;
+/// What the documentation says, held against the code.
+mod docs;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// HTTP/2 from clients, frame by frame.
