@@ -128,12 +128,16 @@ impl RequestCtx {
 }
 
 impl Attempts {
+    /// Gives the slot of a failed attempt back. Its connection is gone, so that whoever takes the slot next dials, and does not
+    /// come upon another dead connection.
+    pub(super) fn give_back(&mut self) {
+        self.lease = None;
+    }
+
     /// Begins an attempt on this address.
     pub(super) fn begin(&mut self, lease: Lease) {
         let now = Instant::now();
         self.count += 1;
-        // The slot of a failed attempt is free before its successor takes one.
-        self.lease = None;
         self.lease = Some(lease);
         self.began = Some(now);
         self.first_began.get_or_insert(now);

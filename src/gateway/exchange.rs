@@ -120,6 +120,7 @@ async fn call(
 ) -> Result<(ResponseHeader, Bytes), GatewayError> {
     loop {
         let remaining = ctx.remaining()?;
+        ctx.upstream.give_back();
         let lease = function.upstream.lease()?;
         let peer = function.upstream.peer(&lease, Use::Exchange, remaining);
         ctx.upstream.begin(lease);

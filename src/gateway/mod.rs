@@ -148,10 +148,13 @@ impl ProxyHttp for Gateway {
         ctx.held = Some(function.metrics.begin());
         match &function.target {
             Target::Streamed(_) => Ok(false),
-            Target::Buffered(target) => match exchange::run(self, session, ctx, &function, target).await {
-                Ok(()) => Ok(true),
-                Err(error) => self.refuse(session, ctx, error).await,
-            },
+            // Boxed, so that its large state is not part of this future, which every request creates and moves.
+            Target::Buffered(target) => {
+                match Box::pin(exchange::run(self, session, ctx, &function, target)).await {
+                    Ok(()) => Ok(true),
+                    Err(error) => self.refuse(session, ctx, error).await,
+                }
+            }
         }
     }
 
@@ -163,6 +166,7 @@ impl ProxyHttp for Gateway {
         let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
         let purpose = purpose(session);
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
+        ctx.upstream.give_back();
         let lease = function.upstream.lease().map_err(|error| ours(ctx, error))?;
         let peer = function.upstream.peer(&lease, purpose, remaining);
         ctx.upstream.begin(lease);
