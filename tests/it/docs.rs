@@ -1,8 +1,9 @@
 //! The documentation keeps up: every key, code, metric and field of the log stands in the README, and what it calls a
-//! whole file is one. The same for the modules in ARCHITECTURE.md.
+//! whole file is one. ARCHITECTURE.md has every module, and its layers are those of the imports.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fngate::config;
@@ -114,6 +115,76 @@ fn every_module_is_on_the_map() {
     demand(modules, &in_code(ARCHITECTURE));
 }
 
+#[test]
+fn the_layers_are_those_of_the_imports() {
+    let rows: Vec<_> = section(ARCHITECTURE, "## Layers").lines().filter_map(Row::parse).collect();
+    let height_of: BTreeMap<&str, u32> =
+        rows.iter().flat_map(|row| row.modules.iter().map(|module| (*module, row.height))).collect();
+    let named: BTreeSet<_> = rows.iter().flat_map(|row| row.arrows.iter().copied()).collect();
+    let mut unused = named.clone();
+
+    let mut wrong = BTreeSet::new();
+    for (&module, height) in &height_of {
+        let imported = imports(module);
+        for (&other, other_height) in height_of.iter().filter(|(other, _)| imported.contains(**other)) {
+            let is_named = named.contains(&(module, other));
+            unused.remove(&(module, other));
+            if other != module && other_height >= height && !is_named {
+                wrong.insert((module, other));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports against the layers of ARCHITECTURE.md: {wrong:?}");
+    assert!(unused.is_empty(), "arrows in ARCHITECTURE.md that no import needs: {unused:?}");
+    assert!(height_of.len() > 15, "the table of layers has another form now");
+}
+
+/// `| 3 | `snapshot`, `function` | `snapshot` → `function`: it holds them |`
+struct Row<'a> {
+    height: u32,
+    modules: Vec<&'a str>,
+    /// Within the row.
+    arrows: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Row<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let cells: Vec<_> = line.trim_matches('|').split('|').collect();
+        let [height, modules, arrows] = cells.as_slice() else { return None };
+        let height = height.trim().parse().ok()?;
+        let parts: Vec<_> = arrows.split('→').collect();
+        let arrows = parts.windows(2).flat_map(|pair| {
+            let from = spans(pair[0]).last().unwrap();
+            spans(pair[1].split([':', '.']).next().unwrap()).map(move |to| (from, to))
+        });
+        Some(Row { height, modules: spans(modules).collect(), arrows: arrows.collect() })
+    }
+}
+
+/// The modules of this crate that a module names outside of its tests.
+fn imports(module: &str) -> BTreeSet<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut ahead = vec![source.join(module), source.join(format!("{module}.rs"))];
+    let mut found = BTreeSet::new();
+    while let Some(path) = ahead.pop() {
+        if let Ok(entries) = path.read_dir() {
+            ahead.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("tests")));
+        } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("tests.rs") {
+            let Ok(text) = std::fs::read_to_string(path) else { continue };
+            let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap();
+            found.extend(code.split("crate::").skip(1).map(|rest| {
+                rest.split(|char: char| !char.is_ascii_lowercase() && char != '_').next().unwrap().to_owned()
+            }));
+        }
+    }
+    found
+}
+
+/// What stands in backticks.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
 #[track_caller]
 fn demand(wanted: BTreeSet<String>, words: &BTreeSet<&str>) {
     let missing: Vec<_> = wanted.iter().filter(|word| !words.contains(word.as_str())).collect();
@@ -135,7 +206,7 @@ fn collect_keys(schema: &Value, keys: &mut BTreeSet<String>) {
 /// The words that stand in code: in spans and in blocks.
 fn in_code(text: &str) -> BTreeSet<&str> {
     let is_word = |char: char| char.is_ascii_alphanumeric() || char == '_';
-    text.split('`').skip(1).step_by(2).flat_map(|code| code.split(move |char| !is_word(char))).collect()
+    spans(text).flat_map(|code| code.split(move |char| !is_word(char))).collect()
 }
 
 /// The contents of the blocks in this language.
