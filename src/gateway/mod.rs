@@ -329,10 +329,7 @@ impl ProxyHttp for Gateway {
             log::debug!("{}: {reason}: {error}", ctx.request_id());
         }
         let status = reason.status().as_u16();
-        // Once an answer has begun, the fault can only be shown by cutting it.
-        if session.response_written().is_none_or(|written| written.status.is_informational())
-            && reason != GatewayError::ClientGone
-        {
+        if !has_begun(session) && reason != GatewayError::ClientGone {
             session.set_keepalive(None);
             if let Err(e) = reply::refuse(session, ctx, &reason).await {
                 log::debug!("{}: the error could not be told to the client: {e}", ctx.request_id());
@@ -469,6 +466,12 @@ fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut Requ
 /// The last touch on every function's head.
 fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
     resp.insert_header(forward::X_REQUEST_ID, ctx.request_id())
+}
+
+/// Whether an answer has begun, so that a fault can only be shown by cutting it. After 101 the bytes are those of another protocol.
+fn has_begun(session: &Session) -> bool {
+    let status = session.response_written().map(|written| written.status);
+    status.is_some_and(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS)
 }
 
 fn purpose(session: &Session) -> Use {
