@@ -279,6 +279,8 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if resp.status == StatusCode::SWITCHING_PROTOCOLS {
             ctx.is_tunnel = true;
+            // The client may be silent for as long as the function talks; when both are, the function's time-out ends the tunnel.
+            session.set_read_timeout(None);
             return Ok(());
         }
         forward::strip_hop_by_hop(resp);
