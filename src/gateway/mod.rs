@@ -215,7 +215,9 @@ impl ProxyHttp for Gateway {
         let rewritten = forward::announce(req, ctx, peer_address(session), entrance(session))
             .and_then(|()| target.rewrite_request(&ctx.call(session.req_header()), req));
         rewritten.map_err(|error| ours(ctx, error))?;
-        if function.upstream.terms().keepalive == Keepalive::Off && purpose(session) == Use::Exchange {
+        // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
+        let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
+        if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
             req.insert_header(http::header::CONNECTION, HeaderValue::from_static("close"))?;
         }
         Ok(())
