@@ -161,6 +161,8 @@ impl ProxyHttp for Gateway {
         let lease = function.upstream.lease().map_err(|error| ours(ctx, error))?;
         let peer = function.upstream.peer(&lease, purpose, remaining);
         ctx.upstream.begin(lease);
+        // What was read of the body passes its filter once more.
+        ctx.body_in = 0;
         Ok(peer)
     }
 
