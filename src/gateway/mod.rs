@@ -217,6 +217,8 @@ impl ProxyHttp for Gateway {
         let rewritten = forward::announce(req, ctx, peer_address(session), entrance(session))
             .and_then(|()| target.rewrite_request(&ctx.call(session.req_header()), req));
         rewritten.map_err(|error| ours(ctx, error))?;
+        // What HTTP/2 fails to write after this may be the end of the body.
+        ctx.upstream.head_is_out = req.version == http::Version::HTTP_2;
         // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
         let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
         if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
@@ -232,6 +234,7 @@ impl ProxyHttp for Gateway {
         _end: bool,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
+        ctx.upstream.head_is_out = true;
         ctx.body_in += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         // Bytes of a tunnel are no body.
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
@@ -311,16 +314,13 @@ impl ProxyHttp for Gateway {
         // The one safe resend: the pooled connection was gone before a byte of an answer came, which Pingora marks (`ReusedOnly`), and
         // the request may be repeated; or not even the head could be written, which it does not mark, and any request may be.
         error.retry.decide_reuse(client_reused);
-        let head_not_written =
-            client_reused && ctx.body_in == 0 && *error.etype() == pingora::ErrorType::WriteError;
         let is_repeatable =
             session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        let nothing_sent = head_not_written && ctx.upstream.first_byte.is_none();
         let resend = *error.esource() == ErrorSource::Upstream
             && session.response_written().is_none()
             && ctx.error.is_none()
             && ctx.upstream.count < 2
-            && (nothing_sent || is_repeatable && error.retry());
+            && (ctx.upstream.is_unsent(&error) || is_repeatable && error.retry());
         error.set_retry(resend);
         if resend && let Some(function) = ctx.function() {
             function.metrics.retried(Retry::StaleConnection);
