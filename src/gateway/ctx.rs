@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pingora::http::RequestHeader;
+use pingora::{Error, ErrorType};
 
 use super::limits::InFlight;
 use crate::downstream::RequestId;
@@ -60,6 +61,8 @@ pub(super) struct Attempts {
     pub(super) first_began: Option<Instant>,
     pub(super) connect: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
+    /// The function may have the head of the current attempt, and with it a request that has no body.
+    pub(super) head_is_out: bool,
     /// 1xx answers of the current attempt.
     pub(super) interim: u32,
     /// When the function's answer was complete, or the attempt failed.
@@ -143,6 +146,7 @@ impl Attempts {
         self.first_began.get_or_insert(now);
         self.connect = None;
         self.first_byte = None;
+        self.head_is_out = false;
         self.interim = 0;
         self.ended = None;
     }
@@ -164,9 +168,32 @@ impl Attempts {
         self.ended.get_or_insert_with(Instant::now);
     }
 
+    /// Whether not even the head could be written to a connection from the pool: the function cannot have run.
+    pub(super) fn is_unsent(&self, error: &Error) -> bool {
+        self.reused == Some(true) && !self.head_is_out && *error.etype() == ErrorType::WriteError
+    }
+
     /// The time that was the function's, connecting included.
     pub(super) fn duration(&self) -> Duration {
         let ended = self.ended.unwrap_or_else(Instant::now);
         self.first_began.map_or(Duration::ZERO, |began| ended.saturating_duration_since(began))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_unsent_until_its_head_is_out() {
+        let failed = |kind| Error::new_up(kind);
+        let pooled = Attempts { reused: Some(true), ..Attempts::default() };
+        assert!(pooled.is_unsent(&failed(ErrorType::WriteError)));
+        assert!(!pooled.is_unsent(&failed(ErrorType::ConnectionClosed)));
+        let fresh = Attempts { reused: Some(false), ..Attempts::default() };
+        assert!(!fresh.is_unsent(&failed(ErrorType::WriteError)));
+        // A POST with an empty body: what could not be written is the end of the body, and the function may have run.
+        let begun = Attempts { head_is_out: true, ..pooled };
+        assert!(!begun.is_unsent(&failed(ErrorType::WriteError)));
     }
 }

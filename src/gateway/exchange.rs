@@ -64,7 +64,9 @@ pub(super) async fn run(
 async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) -> Result<Bytes, GatewayError> {
     let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
     super::check_body_length(session.req_header(), limit_bytes)?;
-    let expects = session.req_header().headers.get(http::header::EXPECT).is_some();
+    let head = session.req_header();
+    // A client of HTTP/1.0 does not know interim answers (RFC 9110 section 10.1.1).
+    let expects = head.headers.contains_key(http::header::EXPECT) && head.version != Version::HTTP_10;
     if expects && session.as_downstream_mut().write_continue_response().await.is_err() {
         return Err(GatewayError::ClientGone);
     }

@@ -170,6 +170,8 @@ impl ProxyHttp for Gateway {
         let lease = function.upstream.lease().map_err(|error| ours(ctx, error))?;
         let peer = function.upstream.peer(&lease, purpose, remaining);
         ctx.upstream.begin(lease);
+        // What was read of the body passes its filter once more.
+        ctx.body_in = 0;
         Ok(peer)
     }
 
@@ -224,7 +226,11 @@ impl ProxyHttp for Gateway {
         let rewritten = forward::announce(req, ctx, peer_address(session), entrance(session))
             .and_then(|()| target.rewrite_request(&ctx.call(session.req_header()), req));
         rewritten.map_err(|error| ours(ctx, error))?;
-        if function.upstream.terms().keepalive == Keepalive::Off && purpose(session) == Use::Exchange {
+        // What HTTP/2 fails to write after this may be the end of the body.
+        ctx.upstream.head_is_out = req.version == http::Version::HTTP_2;
+        // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
+        let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
+        if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
             req.insert_header(http::header::CONNECTION, HeaderValue::from_static("close"))?;
         }
         Ok(())
@@ -237,6 +243,7 @@ impl ProxyHttp for Gateway {
         _end: bool,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
+        ctx.upstream.head_is_out = true;
         ctx.body_in += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         // Bytes of a tunnel are no body.
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
@@ -288,6 +295,8 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if resp.status == StatusCode::SWITCHING_PROTOCOLS {
             ctx.is_tunnel = true;
+            // The client may be silent for as long as the function talks; when both are, the function's time-out ends the tunnel.
+            session.set_read_timeout(None);
             return Ok(());
         }
         forward::strip_hop_by_hop(resp);
@@ -319,16 +328,13 @@ impl ProxyHttp for Gateway {
         // The one safe resend: the pooled connection was gone before a byte of an answer came, which Pingora marks (`ReusedOnly`), and
         // the request may be repeated; or not even the head could be written, which it does not mark, and any request may be.
         error.retry.decide_reuse(client_reused);
-        let head_not_written =
-            client_reused && ctx.body_in == 0 && *error.etype() == pingora::ErrorType::WriteError;
         let is_repeatable =
             session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        let nothing_sent = head_not_written && ctx.upstream.first_byte.is_none();
         let resend = *error.esource() == ErrorSource::Upstream
             && session.response_written().is_none()
             && ctx.error.is_none()
             && ctx.upstream.count < 2
-            && (nothing_sent || is_repeatable && error.retry());
+            && (ctx.upstream.is_unsent(&error) || is_repeatable && error.retry());
         error.set_retry(resend);
         if resend && let Some(function) = ctx.function() {
             function.metrics.retried(Retry::StaleConnection);
@@ -343,10 +349,7 @@ impl ProxyHttp for Gateway {
             log::debug!("{}: {reason}: {error}", ctx.request_id());
         }
         let status = reason.status().as_u16();
-        // Once an answer has begun, the fault can only be shown by cutting it.
-        if session.response_written().is_none_or(|written| written.status.is_informational())
-            && reason != GatewayError::ClientGone
-        {
+        if !has_begun(session) && reason != GatewayError::ClientGone {
             session.set_keepalive(None);
             if let Err(e) = reply::refuse(session, ctx, &reason).await {
                 log::debug!("{}: the error could not be told to the client: {e}", ctx.request_id());
@@ -483,6 +486,12 @@ fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut Requ
 /// The last touch on every function's head.
 fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
     resp.insert_header(forward::X_REQUEST_ID, ctx.request_id())
+}
+
+/// Whether an answer has begun, so that a fault can only be shown by cutting it. After 101 the bytes are those of another protocol.
+fn has_begun(session: &Session) -> bool {
+    let status = session.response_written().map(|written| written.status);
+    status.is_some_and(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS)
 }
 
 fn purpose(session: &Session) -> Use {

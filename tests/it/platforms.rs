@@ -348,6 +348,17 @@ async fn an_action_answers_head_without_a_body() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_1_0_gets_no_interim_answer() {
+    let origin = answering().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.0\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}").await;
+
+    assert_eq!(client.head().await.word(1), "200");
+}
+
+#[tokio::test]
 async fn a_name_with_several_addresses_or_one_is_resolved() {
     let origin = answering().await;
     let port = origin.addr().port();

@@ -154,6 +154,19 @@ async fn a_get_whose_reused_connection_died_is_sent_once_more() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_sent_once_more_counts_once() {
+    let origin = Origin::http1().echo().answers_per_connection(1).start().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "max_req_body_size: 30"))).await;
+    let request = Request::new("PUT", "/fn").body("of these, 30 would do");
+
+    assert_eq!(done(&gateway, &request).await.status(), 200);
+    let answer = done(&gateway, &request).await;
+
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert_eq!(origin.requests().len(), 3);
+}
+
+#[tokio::test]
 async fn a_post_that_was_written_is_never_sent_again() {
     let origin = Origin::http1().echo().answers_per_connection(1).start().await;
     let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;

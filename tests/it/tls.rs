@@ -261,6 +261,18 @@ async fn http2_to_the_function_when_asked_for() {
     }
 }
 
+#[tokio::test]
+async fn http2_without_keepalive_is_a_connection_per_request() {
+    let origin = Origin::http2().echo().start().await;
+    let target = format!("http: {{ url: '{}/', http2: 'on', keepalive: false }}", origin.url());
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/fn").await.status(), 200);
+    }
+    assert_eq!(origin.accepted(), 3);
+}
+
 /// Waits until new clients are shown a certificate of this authority.
 async fn shows(gateway: &Gateway, ca: &Ca) {
     eventually("the new certificate", Duration::from_secs(30), async || {
