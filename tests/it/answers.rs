@@ -203,7 +203,7 @@ async fn upstream_protocol() {
     let long = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(300_000));
     let mut wrong = Vec::new();
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X-Many: 1\r\n".repeat(2000));
-    for nonsense in [
+    let rows = [
         "garbage\r\n\r\n",
         "\u{0}\u{1}\u{2}\r\n\r\n",
         "HTTP/1.1\r\n\r\n",
@@ -217,22 +217,34 @@ async fn upstream_protocol() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         &long,
         &many,
-    ] {
-        let origin = Origin::raw(nonsense).await;
-        let gateway = Gateway::start(&route("/fn", &with(&origin, ""))).await;
-        let answer = gateway.send(&Request::get("/fn").header("Connection", "close")).await;
-        if (answer.status(), answer.code().as_str()) == (502, "upstream_protocol") {
-            expect(&gateway, &answer, 502, "upstream_protocol").await;
-        } else {
-            wrong.push(format!(
-                "{:?}: {} {}",
-                &nonsense[..nonsense.len().min(60)],
-                answer.status(),
-                answer.code()
-            ));
+    ];
+    let bytes: Vec<Vec<u8>> = rows.iter().map(|row| row.as_bytes().to_vec()).collect();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let row = bytes[exchange.target()[1..].parse::<usize>().unwrap()].clone();
+            async move {
+                exchange.send(row).await;
+                exchange.close();
+            }
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn/*", &with(&origin, ""))).await;
+
+    for (number, row) in rows.iter().enumerate() {
+        // An answer that is passed on may have no end but that of the connection.
+        let answer =
+            gateway.send(&Request::get(&format!("/fn/{number}")).header("Connection", "close")).await;
+        let (status, code) = (answer.status(), answer.code());
+        if (status, code.as_str()) != (502, "upstream_protocol") {
+            wrong.push(format!("{:?}: {status} {code}", &row[..row.len().min(60)]));
+            continue;
         }
+        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        assert_eq!((&line["status"], &line["reason"]), (&json!(502), &json!("upstream_protocol")), "{line}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    gateway.counts("fngate_failures_total", &[("code", "upstream_protocol")], rows.len() as f64).await;
 }
 
 #[tokio::test]

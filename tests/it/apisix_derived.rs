@@ -264,8 +264,8 @@ async fn derived_13_every_result_of_an_action_has_a_defined_outcome() {
             vec![0x89, b'P', b'N', b'G', 0, 1, 2, 3],
         ),
     ];
-    for (result, status, content_type, body) in cases {
-        let answer = invoke(Reply::json(&result)).await;
+    let answers = invoke_each(cases.iter().map(|(result, ..)| Reply::json(result))).await;
+    for ((result, status, content_type, body), answer) in cases.into_iter().zip(answers) {
         assert_eq!((answer.status(), &answer.body), (status, &body), "{result}");
         if content_type.is_some() {
             assert_eq!(answer.header("content-type"), content_type, "{result}");
@@ -276,7 +276,7 @@ async fn derived_13_every_result_of_an_action_has_a_defined_outcome() {
 
 #[tokio::test]
 async fn derived_13_what_cannot_be_understood_is_a_bad_envelope() {
-    for result in [
+    let results = [
         json!({ "statusCode": 99 }).to_string(),
         json!({ "statusCode": 600 }).to_string(),
         json!({ "statusCode": 100 }).to_string(),
@@ -290,8 +290,12 @@ async fn derived_13_what_cannot_be_understood_is_a_bad_envelope() {
         String::new(),
         "not JSON".to_owned(),
         "{\"a\":".to_owned(),
-    ] {
-        let answer = invoke(Reply::new(200, result.clone()).header("Content-Type", "application/json")).await;
+    ];
+    let replies = results
+        .iter()
+        .map(|result| Reply::new(200, result.as_str()).header("Content-Type", "application/json"));
+    let answers = invoke_each(replies).await;
+    for (result, answer) in results.iter().zip(answers) {
         assert_eq!((answer.status(), answer.code().as_str()), (502, "bad_envelope"), "{result:?}");
     }
 }
@@ -313,15 +317,18 @@ async fn derived_13_headers_of_a_result_are_set_as_they_are_meant() {
 
 #[tokio::test]
 async fn derived_13_openwhisks_own_answers_pass() {
-    for (status, body) in [
+    let cases = [
         (202, json!({ "activationId": "0123456789abcdef0123456789abcdef" })),
         (400, json!({ "error": "The request content was malformed", "code": "x" })),
         (403, json!({ "error": "not authorized", "code": "x" })),
         (429, json!({ "error": "Too many requests", "code": "x" })),
         (502, json!({ "error": "An error has occurred", "code": "x" })),
-    ] {
-        let reply = Reply::json(&body).with_status(status).header("x-openwhisk-activation-id", "0123");
-        let answer = invoke(reply).await;
+    ];
+    let reply = |(status, body): &(u16, Value)| {
+        Reply::json(body).with_status(*status).header("x-openwhisk-activation-id", "0123")
+    };
+    let answers = invoke_each(cases.iter().map(reply)).await;
+    for ((status, body), answer) in cases.into_iter().zip(answers) {
         assert_eq!((answer.status(), answer.json::<Value>()), (status, body));
         assert_eq!(answer.header("x-openwhisk-activation-id"), Some("0123"), "{status}");
     }
@@ -438,10 +445,28 @@ async fn derived_16_metrics_and_log_know_the_function() {
 
 /// What a client gets for this answer of OpenWhisk.
 async fn invoke(reply: Reply) -> Response {
-    let reply = std::sync::Arc::new(reply);
-    let whisk = answering(move |_| Reply::clone(&reply)).await;
-    let gateway = Gateway::start(&route("/hello", &openwhisk(&whisk, ""))).await;
-    gateway.get("/hello").await
+    invoke_each([reply]).await.remove(0)
+}
+
+/// The same for many, each the answer of an action of its own.
+async fn invoke_each(replies: impl IntoIterator<Item = Reply>) -> Vec<Response> {
+    let replies: Vec<Reply> = replies.into_iter().collect();
+    let count = replies.len();
+    let number = |request: &Recorded| -> usize {
+        let action = request.target().split(['/', '?']).find_map(|part| part.strip_prefix("action-"));
+        action.unwrap().parse().unwrap()
+    };
+    let whisk = answering(move |request| replies[number(request)].clone()).await;
+    let yaml = (0..count).fold("routes:\n".to_owned(), |text, n| {
+        let target = openwhisk(&whisk, "").replace("action: test", &format!("action: action-{n}"));
+        text + &format!("  - name: r{n}\n    match: {{ path: /{n} }}\n    target: {{ {target} }}\n")
+    });
+    let gateway = Gateway::start(&yaml).await;
+    let mut answers = Vec::new();
+    for n in 0..count {
+        answers.push(gateway.get(&format!("/{n}")).await);
+    }
+    answers
 }
 
 async fn answering(reply: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Origin {

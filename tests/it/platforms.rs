@@ -71,23 +71,33 @@ async fn every_platform_names_what_went_wrong_on_the_way() {
             Platform::OpenWhisk => "timeout: 100, deadline: 600ms",
             _ => "timeout: 300",
         };
-        for (addr, more, status, codes) in [
+        let cases = [
             (refusing.addr(), "", 502, &["upstream_connect"][..]),
             (silent.addr(), "connect_timeout: 200", 504, &["connect_timeout"]),
             (mute.addr(), late, 504, &["upstream_timeout", "deadline"]),
             (broken.addr(), "", 502, &["upstream_reset"]),
             (garbage.addr(), "", 502, &["upstream_protocol"]),
-        ] {
-            let gateway = Gateway::start(&platform.route_to(&format!("http://{addr}"), more)).await;
-            let answer = gateway.get("/fn").await;
+        ];
+        let yaml =
+            cases.iter().enumerate().fold("routes:\n".to_owned(), |text, (number, (addr, more, ..))| {
+                let target = platform.target(&format!("http://{addr}"), more);
+                text + &format!(
+                    "  - name: r{number}\n    match: {{ path: /{number} }}\n    target: {{ {target} }}\n"
+                )
+            });
+        let gateway = Gateway::start(&yaml).await;
+
+        for (number, (_, _, status, codes)) in cases.iter().enumerate() {
+            let answer = gateway.get(&format!("/{number}")).await;
             let code = answer.code();
             assert!(
-                answer.status() == status && codes.contains(&code.as_str()),
+                answer.status() == *status && codes.contains(&code.as_str()),
                 "{platform:?}: {code}, not {codes:?}"
             );
-            let line = gateway.access_log(1).await.remove(0);
+            let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
             assert_eq!((&line["reason"], &line["platform"]), (&json!(code), &json!(platform.name())));
-            gateway.counts("fngate_failures_total", &[("route", "hello"), ("code", &code)], 1.0).await;
+            let labels = [("route", &*format!("r{number}")), ("code", &*code)];
+            gateway.counts("fngate_failures_total", &labels, 1.0).await;
         }
     }
 }
@@ -435,6 +445,10 @@ impl Platform {
 
     /// A route `/fn` to a function of this platform.
     fn route_to(self, url: &str, more: &str) -> String {
+        route("/fn", &self.target(url, more))
+    }
+
+    fn target(self, url: &str, more: &str) -> String {
         let keys = match self {
             Self::OpenFunction => format!("function_uri: '{url}/'"),
             Self::OpenWhisk => {
@@ -442,7 +456,7 @@ impl Platform {
             }
             Self::Http => format!("url: '{url}/'"),
         };
-        route("/fn", &format!("{}: {{ {keys}, {more} }}", self.name()))
+        format!("{}: {{ {keys}, {more} }}", self.name())
     }
 }
 
