@@ -15,7 +15,7 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
         RawSecret::Literal(text) => {
             scope.warn_if_exposed(
                 "a secret stands in a file that others can read",
-                "`chmod 600` the file, or use `{ file: … }`, `{ env: … }` or `{ credential: … }`",
+                "use `{ credential: … }`, `{ file: … }` or `{ env: … }`, or `chmod 600` the file",
             );
             text.expose_secret().to_owned()
         }
@@ -53,7 +53,7 @@ fn credential(name: &str, scope: &Scope<'_>) -> Option<String> {
             format!("whether the credential `{name}` is there cannot be seen from here"),
             "systemd shows credentials to the service's main process only",
         );
-        return Some("unseen".to_owned());
+        return Some("unseen:unseen".to_owned());
     }
     let directory = directory.ok_or_else(|| {
         Invalid::new("there is no credentials directory")

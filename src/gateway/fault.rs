@@ -46,7 +46,8 @@ fn downstream(kind: &ErrorType) -> GatewayError {
     use ErrorType::*;
     match kind {
         ReadTimedout => GatewayError::RequestTimeout,
-        ReadError | WriteError | WriteTimedout | ConnectionClosed => GatewayError::ClientGone,
+        // A stream that the client, or a fault of its frames, has reset is gone: nothing can be answered on it.
+        ReadError | WriteError | WriteTimedout | ConnectionClosed | H2Error => GatewayError::ClientGone,
         _ => GatewayError::BadRequest("the request's body is malformed"),
     }
 }

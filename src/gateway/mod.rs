@@ -467,9 +467,7 @@ fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError>
     // Pingora undoes `chunked` and forgets about the rest, which the body would still be in.
     let codings = resp.headers.get_all(http::header::TRANSFER_ENCODING);
     let is_coded = codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    let is_contradictory =
-        codings.iter().next().is_some() && resp.headers.contains_key(http::header::CONTENT_LENGTH);
-    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_contradictory || is_coded {
+    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_coded {
         return Err(GatewayError::UpstreamProtocol);
     }
     Ok(())

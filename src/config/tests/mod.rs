@@ -363,7 +363,7 @@ mod secrets {
             files.drawn(),
             "warning: routes[0].target.openfunction.authorization.service_token: a secret stands in a file that others can read\n \
              --> fngate.yaml:7:41\n  |\n7 |         authorization: { service_token: *** }\n  \
-             |                                         ^^^\n  |\n  = help: `chmod 600` the file, or use `{ file: … }`, \
+             |                                         ^^^\n  |\n  = help: X
              `{ env: … }` or `{ credential: … }`\n\n1 warning\n"
         );
         assert!(files.load().plan.is_some());
