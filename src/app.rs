@@ -77,7 +77,8 @@ impl App {
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
             .context("cannot open the access log")?;
         let resolver = Resolver::from_system(tokio::runtime::Handle::current())?;
-        let pool = pool_size(&plan);
+        // Room for them, for the surplus of a burst, and for routes to come.
+        let pool_size = kept_connections(&plan) + POOL_SURPLUS;
         let threads = plan.settings.threads;
         let snapshot = Snapshot::build(plan, None, &metrics, &resolver);
         snapshot.settle(NAMES_AT_START).await;
@@ -86,7 +87,7 @@ impl App {
 
         let conf = Arc::new(ServerConf {
             threads,
-            upstream_keepalive_pool_size: pool.div_ceil(threads),
+            upstream_keepalive_pool_size: pool_size.div_ceil(threads),
             ..ServerConf::default()
         });
         let connector = Connector::new(Some(ConnectorOptions::from_server_conf(&conf)));
@@ -114,7 +115,7 @@ impl App {
             access_log: access_log.clone(),
             identities,
             status: Arc::clone(&status),
-            pool_size: pool,
+            pool_size,
             apply: Box::new({
                 let front = Arc::clone(&front);
                 move |snapshot| front.set_terms(terms(snapshot, &observer))
@@ -188,13 +189,13 @@ fn acceptor(identities: Arc<ServerIdentities>) -> Acceptor {
     Acceptor::from_server_config(Arc::new(config))
 }
 
-/// Room for all the connections that the routes want kept, and for the surplus of a burst.
-pub fn pool_size(plan: &Plan) -> usize {
+/// How many idle connections the routes want kept, when each name is at one address.
+pub fn kept_connections(plan: &Plan) -> usize {
     let kept = plan.routes.iter().map(|route| match route.function.terms.keepalive {
         Keepalive::Off => 0,
         Keepalive::On { pool, .. } => pool as usize * route.function.terms.endpoints.len(),
     });
-    kept.sum::<usize>() + POOL_SURPLUS
+    kept.sum()
 }
 
 pub fn sink(access_log: &crate::snapshot::AccessLog) -> crate::telemetry::Sink {

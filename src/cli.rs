@@ -18,6 +18,9 @@ use crate::telemetry::{self, service_log};
 use crate::values::Written;
 
 /// The function gateway: a reverse proxy in front of serverless functions.
+///
+/// Ends with 0 when it stopped as asked or the answer is yes, with 1 when something failed or the answer is no, with 2 when the
+/// command line is wrong, and with 78 when the configuration is faulty.
 #[derive(Parser)]
 #[command(name = "fngate", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 struct Cli {
@@ -30,15 +33,24 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Serve the routes of a configuration file (the default verb)
+    ///
+    /// A changed file is loaded by itself, and on SIGHUP; a faulty one changes nothing. SIGUSR1 opens the access log's file anew.
+    /// SIGTERM and SIGINT close the listeners and finish what is in flight, for as long as `shutdown_grace` allows.
     Run(RunArgs),
     /// Do everything a start does except listen, and say what is wrong
+    ///
+    /// Names are not resolved. The credentials that systemd gives to the service cannot be seen from outside of it; a warning
+    /// says so.
     Check(CheckArgs),
     /// Show the compiled routes, or which one a request takes and why
     Routes(RoutesArgs),
     /// Run the gateway with sample functions behind it, and print what to type
     Demo(DemoArgs),
     /// Print the completion script of a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell that reads the script
+        shell: clap_complete::Shell,
+    },
     /// Print the man page
     Man,
     /// Print the JSON Schema (draft-07) of the configuration file, for editors
@@ -50,19 +62,20 @@ struct RunArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
-    /// What goes into the service log
+    /// How much goes into the service log, on stderr
     #[arg(long, value_enum, env = "FNGATE_LOG", default_value_t = LogLevel::Info)]
     log_level: LogLevel,
 }
 
 #[derive(Args)]
 struct CheckArgs {
+    /// The configuration files; what a file includes is checked with it
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// How faults are written
+    /// How faults are written: as text to stderr, or as JSON to stdout
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Ask the running gateway, at the file's admin address, whether it serves this file; wait until it does
+    /// Ask the running gateway, at the file's admin address, whether it serves this file, and wait until it does
     #[arg(long)]
     running: bool,
     /// With --running: how long to wait
@@ -160,7 +173,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::Done;
     let mut findings = Vec::new();
     for file in &args.files {
-        let Loaded { plan, report, .. } = config::load(file);
+        let Loaded { plan, report, .. } = config::check(file);
         match args.format {
             Format::Text => eprint!("{}", report.render(style())),
             Format::Json => findings.extend(report.to_json().as_array().cloned().unwrap_or_default()),
@@ -192,7 +205,7 @@ fn summary(file: &Path, plan: &Plan) -> String {
 }
 
 fn routes(args: &RoutesArgs) -> anyhow::Result<Outcome> {
-    let Loaded { plan, report, .. } = config::load(&args.config);
+    let Loaded { plan, report, .. } = config::check(&args.config);
     let Some(plan) = plan else {
         eprint!("{}", report.render(style()));
         return Ok(Outcome::ConfigurationFault);

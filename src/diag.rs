@@ -76,12 +76,18 @@ pub struct Diagnostics {
     found: RefCell<Vec<Diagnostic>>,
     files: RefCell<BTreeSet<PathBuf>>,
     base: PathBuf,
+    lacks_credentials: bool,
 }
 
 impl Diagnostics {
     /// Relative paths in the configuration start at `base`.
     pub fn new(base: PathBuf) -> Self {
         Diagnostics { base, ..Diagnostics::default() }
+    }
+
+    /// This process is not the one that systemd shows its credentials to: what they hold cannot be known.
+    pub fn without_credentials(self) -> Self {
+        Diagnostics { lacks_credentials: true, ..self }
     }
 
     pub fn push(&self, diagnostic: Diagnostic) {
@@ -124,6 +130,10 @@ pub struct Scope<'a> {
 impl<'a> Scope<'a> {
     pub fn root(book: &'a Diagnostics, file: usize) -> Self {
         Scope { book, place: Place { file, steps: Vec::new() } }
+    }
+
+    pub fn lacks_credentials(&self) -> bool {
+        self.book.lacks_credentials
     }
 
     /// The scope of the value under `key`.
@@ -269,6 +279,8 @@ pub fn did_you_mean<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) ->
     let limit = (word.chars().count() / 3).max(1);
     known
         .into_iter()
+        // The distance is at least the difference in length, which costs nothing to know.
+        .filter(|candidate| candidate.len().abs_diff(word.len()) <= limit)
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)

@@ -141,7 +141,7 @@ impl Reloader {
         if let Some(key) = needs_restart(&running.settings, &plan.settings) {
             return Err(format!("`{key}` changed, which takes a restart; the running configuration stays"));
         }
-        let wanted = crate::app::pool_size(&plan);
+        let kept = crate::app::kept_connections(&plan);
         // The last step that can fail.
         self.access_log
             .retarget(&crate::app::sink(&plan.settings.access_log))
@@ -153,9 +153,9 @@ impl Reloader {
             .await
             .map_err(|_| "the configuration could not be brought to life; this is a bug".to_owned())?;
         snapshot.settle(NAMES_AT_RELOAD).await;
-        if wanted > self.pool_size {
+        if kept > self.pool_size {
             log::warn!(
-                "the routes want {wanted} connections kept, there is room for {} until a restart",
+                "the routes want {kept} connections kept, there is room for {} until a restart",
                 self.pool_size
             );
         }

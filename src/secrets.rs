@@ -29,11 +29,7 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
             let scope = scope.key("file");
             scope.accept(read(&scope.file(path)))?
         }
-        RawSecret::Credential(name) => {
-            let scope = scope.key("credential");
-            let path = scope.accept(credential_path(&name))?;
-            scope.accept(read(&scope.file(path)))?
-        }
+        RawSecret::Credential(name) => credential(&name, &scope.key("credential"))?,
     };
     if text.is_empty() {
         scope.reject("the secret is empty");
@@ -44,6 +40,26 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
         return None;
     }
     Some(Secret::new(text))
+}
+
+/// Reads a credential that systemd keeps for this service. It cannot change while the service runs, so that its file is neither
+/// watched nor part of the configuration's digest, and a check from outside comes to the same digest.
+fn credential(name: &str, scope: &Scope<'_>) -> Option<String> {
+    scope.accept(check_credential_name(name))?;
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let is_visible = directory.as_ref().is_some_and(|directory| directory.read_dir().is_ok());
+    if !is_visible && scope.lacks_credentials() {
+        scope.warn(
+            format!("whether the credential `{name}` is there cannot be seen from here"),
+            "systemd shows credentials to the service's main process only",
+        );
+        return Some("unseen".to_owned());
+    }
+    let directory = directory.ok_or_else(|| {
+        Invalid::new("there is no credentials directory")
+            .hint("systemd sets CREDENTIALS_DIRECTORY for units with `LoadCredential=`")
+    });
+    scope.accept(directory.and_then(|directory| read(&directory.join(name))))
 }
 
 /// Reads a secret's file; one final line break is not part of the secret.
@@ -58,15 +74,11 @@ fn read(path: &Path) -> Result<String, Invalid> {
     Ok(cut.to_owned())
 }
 
-fn credential_path(name: &str) -> Result<PathBuf, Invalid> {
+fn check_credential_name(name: &str) -> Result<(), Invalid> {
     if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(Invalid::new(format!("`{name}` is not the name of a credential")));
     }
-    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-        Invalid::new("there is no credentials directory")
-            .hint("systemd sets CREDENTIALS_DIRECTORY for units with `LoadCredential=`")
-    })?;
-    Ok(Path::new(&directory).join(name))
+    Ok(())
 }
 
 /// A token or a header's value is far smaller.

@@ -83,16 +83,19 @@ impl Snapshot {
     /// Builds upstreams and handles. A route whose terms did not change keeps its upstream: connections, slots, known addresses.
     pub fn build(plan: Plan, previous: Option<&Snapshot>, metrics: &Metrics, resolver: &Resolver) -> Self {
         let generation = previous.map_or(1, |snapshot| snapshot.generation + 1);
-        let known: HashMap<&str, &Arc<Upstream>> = previous
+        let known: HashMap<&str, &Arc<Function>> = previous
             .into_iter()
             .flat_map(|snapshot| snapshot.routes.values())
-            .map(|function| (function.route.as_str(), &function.upstream))
+            .map(|function| (function.route.as_str(), function))
             .collect();
         let routes = plan.routes.into_iter().map(|Route { name, matcher, function }| {
             let platforms::Compiled { platform, target, terms, max_request } = function;
             let metrics = metrics.route(&name, platform);
             let upstream = match known.get(name.as_str()) {
-                Some(upstream) if *upstream.terms() == terms => Arc::clone(upstream),
+                // Another platform means other counters, and the upstream counts its connections on them.
+                Some(known) if known.platform == platform && *known.upstream.terms() == terms => {
+                    Arc::clone(&known.upstream)
+                }
                 _ => Arc::new(Upstream::new(
                     &name,
                     terms,

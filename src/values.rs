@@ -258,11 +258,13 @@ impl HostPort {
         let invalid = |why: &str| {
             Invalid::new(format!("`{text}` is not an address: {why}")).hint("`name:port` or `ip:port`")
         };
+        if text.contains('@') {
+            return Err(
+                Invalid::new("credentials do not belong into an address").hint("`name:port` or `ip:port`")
+            );
+        }
         let authority = http::uri::Authority::from_str(text)
             .map_err(|_| invalid("it has characters that do not belong there"))?;
-        if text.contains('@') {
-            return Err(invalid("credentials do not belong there"));
-        }
         let port = match (authority.port_u16(), default_port) {
             (Some(0), _) => return Err(invalid("port 0 cannot be connected to")),
             (Some(port), _) => port,
@@ -332,6 +334,13 @@ impl FromStr for TargetUri {
             Invalid::new(format!("`{text}` is not a usable URI: {why}"))
                 .hint("like `https://functions.example.com/default/hello`")
         };
+        let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();
+        if authority.is_some_and(|authority| authority.contains('@')) {
+            // Not repeated in the fault: there may be a password in it.
+            return Err(
+                Invalid::new("credentials do not belong into a URI").hint("they have keys of their own")
+            );
+        }
         if text.contains('#') {
             return Err(invalid("a fragment is never sent"));
         }
@@ -343,9 +352,6 @@ impl FromStr for TargetUri {
             None => return Err(invalid("the scheme is missing")),
         };
         let Some(authority) = uri.authority() else { return Err(invalid("the host is missing")) };
-        if authority.as_str().contains('@') {
-            return Err(invalid("credentials do not belong into a URI"));
-        }
         let origin = HostPort::parse(authority.as_str(), Some(scheme.default_port()))?;
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
         crate::uri::check_path(path)

@@ -47,18 +47,27 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
 }
 
-/// Reads and compiles a configuration.
+/// Reads and compiles a configuration, to serve it.
 pub fn load(path: &Path) -> Loaded {
-    load_source(path, Source::read(path))
+    load_source(path, Source::read(path), book(path))
+}
+
+/// The same from outside of the service, where systemd's credentials cannot be seen: that is no fault.
+pub fn check(path: &Path) -> Loaded {
+    load_source(path, Source::read(path), book(path).without_credentials())
 }
 
 /// Compiles a configuration that is not in a file. `path` is what it is called, and where relative paths start.
 pub fn load_text(path: &Path, text: String) -> Loaded {
-    load_source(path, Source::checked(path, text.into_bytes(), Exposure::Private))
+    load_source(path, Source::checked(path, text.into_bytes(), Exposure::Private), book(path))
 }
 
-fn load_source(path: &Path, source: Result<Source, Invalid>) -> Loaded {
-    let book = Diagnostics::new(path.parent().map(Path::to_owned).unwrap_or_default());
+/// Relative paths start where the file is.
+fn book(path: &Path) -> Diagnostics {
+    Diagnostics::new(path.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+fn load_source(path: &Path, source: Result<Source, Invalid>, book: Diagnostics) -> Loaded {
     let mut loader = Loader::new(&book);
     let compiled = loader.load(path, source);
     let Loader { mut files, sources, documents, mut found, seen, .. } = loader;

@@ -135,7 +135,8 @@ impl RequestCtx {
 impl Attempts {
     /// Begins an attempt on the address whose turn it is, but not on the one that could not be reached.
     pub(super) fn begin(&mut self, upstream: &Upstream) -> Result<&Lease, GatewayError> {
-        // The slot of a failed attempt is free before its successor takes one.
+        // First the slot of a failed attempt is given back. Its connection is gone, so that whoever takes the slot next dials, and
+        // does not come upon another dead connection.
         self.lease = None;
         let lease = match self.unreachable {
             Some(failed) => upstream.lease_elsewhere(failed),

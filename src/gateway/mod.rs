@@ -37,7 +37,7 @@ use crate::platforms::{Streamed, Target};
 use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Retry};
-use crate::upstream::{Keepalive, Use};
+use crate::upstream::{Keepalive, TUNNEL_SILENCE, Use};
 
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
@@ -65,7 +65,12 @@ impl Gateway {
         let settings = &snapshot.settings;
         self.identify(session, ctx);
         ctx.in_flight = Some(self.load.enter(settings.limits.in_flight)?);
-        session.set_write_timeout(Some(settings.limits.idle_timeout));
+        let silence = match purpose(session) {
+            Use::Exchange => settings.limits.idle_timeout,
+            Use::Tunnel => settings.limits.idle_timeout.max(TUNNEL_SILENCE),
+        };
+        session.set_read_timeout(Some(silence));
+        session.set_write_timeout(Some(silence));
         session.set_total_drain_timeout(Some(DRAIN));
 
         if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
@@ -143,10 +148,13 @@ impl ProxyHttp for Gateway {
         ctx.held = Some(function.metrics.begin());
         match &function.target {
             Target::Streamed(_) => Ok(false),
-            Target::Buffered(target) => match exchange::run(self, session, ctx, &function, target).await {
-                Ok(()) => Ok(true),
-                Err(error) => self.refuse(session, ctx, error).await,
-            },
+            // Boxed, so that its large state is not part of this future, which every request creates and moves.
+            Target::Buffered(target) => {
+                match Box::pin(exchange::run(self, session, ctx, &function, target)).await {
+                    Ok(()) => Ok(true),
+                    Err(error) => self.refuse(session, ctx, error).await,
+                }
+            }
         }
     }
 
@@ -298,6 +306,11 @@ impl ProxyHttp for Gateway {
             target.map_response(&ctx.call(session.req_header()), resp).map_err(|error| ours(ctx, error))?;
         }
         notice_refusal(resp, &function, ctx);
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It does not know chunks: the end of the connection is the end of the body.
+            resp.remove_header(&http::header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
         finish_head(resp, ctx)
     }
 

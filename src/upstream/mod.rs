@@ -186,8 +186,8 @@ impl Upstream {
         peer._address = pingora::protocols::l4::socket::SocketAddr::Inet(lease.address.socket);
         peer.group_key = self.group
             ^ match (self.terms.keepalive, lease.slot.index()) {
-                // Not even concurrent streams of HTTP/2 share a connection.
-                (Keepalive::Off, _) => lease.turn as u64,
+                // Otherwise concurrent streams of HTTP/2 would share a connection.
+                (Keepalive::Off, _) => lease.turn as u64 % UNSHARED_GROUPS,
                 (Keepalive::On { .. }, Some(slot)) => u64::from(slot) + 1,
                 (Keepalive::On { .. }, None) => OVERFLOW_GROUP,
             };
@@ -295,10 +295,12 @@ impl Tracing for Tallied {
 }
 
 const OVERFLOW_GROUP: u64 = 0;
+/// Pingora remembers for each group, for ever, that a function refused HTTP/2, so there must be an end to them.
+const UNSHARED_GROUPS: u64 = 1024;
 /// Surplus connections of a burst serve the burst and are gone soon after.
 const OVERFLOW_IDLE: Duration = Duration::from_millis(300);
 /// A WebSocket may be silent for this long on either side.
-const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
+pub const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
 const H2_STREAMS: usize = 100;
 const H2_PING: Duration = Duration::from_secs(20);
 

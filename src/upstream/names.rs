@@ -53,10 +53,6 @@ impl Default for System {
 }
 
 impl System {
-    pub(super) fn files(&self) -> [&Path; 2] {
-        [&self.resolv_conf, &self.hosts]
-    }
-
     fn sources(&self) -> Sources {
         let read = |path: &Path| std::fs::read(path).unwrap_or_default();
         Sources { resolv_conf: read(&self.resolv_conf), hosts: read(&self.hosts) }

@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -72,12 +71,7 @@ impl Resolver {
         host
     }
 
-    /// The files of the system that say how names resolve.
-    pub fn files(&self) -> [&Path; 2] {
-        self.system.files()
-    }
-
-    /// Whether one of these files says something else than when it was read. Reads them.
+    /// Whether one of the system's files about names says something else than when it was read. Reads them.
     pub fn is_outdated(&self) -> bool {
         let names = Arc::clone(&self.names.borrow());
         names.is_outdated(&self.system)
@@ -173,7 +167,7 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 const LONGEST_LIFE: Duration = Duration::from_secs(60);
 /// A name that appears is served this soon.
 const LONGEST_RETRY: Duration = Duration::from_secs(8);
-const LOOKUPS_AT_ONCE: usize = 64;
+const LOOKUPS_AT_ONCE: usize = 128;
 
 #[cfg(test)]
 mod tests;

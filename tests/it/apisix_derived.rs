@@ -196,14 +196,14 @@ async fn derived_11_every_failure_has_its_own_word() {
         Origin::http1().script(|mut exchange| async move { exchange.peer_closed().await }).start().await;
     let broken = Origin::raw("").await;
     let garbage = Origin::raw("HTTP/1.1 nonsense\r\n\r\n").await;
-    let to = |addr: std::net::SocketAddr| {
-        format!("openfunction: {{ function_uri: 'http://{addr}/', timeout: 300 }}")
+    let to = |addr: std::net::SocketAddr, more: &str| {
+        format!("openfunction: {{ function_uri: 'http://{addr}/', {more} }}")
     };
     let gateway = Gateway::start(&routes(&[
-        ("refused", "/refused", &to(refusing.addr())),
-        ("silent", "/silent", &to(silent.addr())),
-        ("broken", "/broken", &to(broken.addr())),
-        ("garbage", "/garbage", &to(garbage.addr())),
+        ("refused", "/refused", &to(refusing.addr(), "")),
+        ("silent", "/silent", &to(silent.addr(), "timeout: 300")),
+        ("broken", "/broken", &to(broken.addr(), "")),
+        ("garbage", "/garbage", &to(garbage.addr(), "")),
     ]))
     .await;
 

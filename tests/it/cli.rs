@@ -97,7 +97,6 @@ async fn a_secret_that_is_not_there_is_a_fault() {
     for (secret, word) in [
         ("{ env: NO_SUCH_VARIABLE }", "NO_SUCH_VARIABLE"),
         ("{ file: /nowhere/token }", "/nowhere/token"),
-        ("{ credential: no-such-credential }", "no-such-credential"),
         ("{ evn: X }", "evn"),
     ] {
         let target = format!(
@@ -105,6 +104,24 @@ async fn a_secret_that_is_not_there_is_a_fault() {
         );
         check(&route("/x", &target)).await.refuses(&["service_token", word]);
     }
+}
+
+#[tokio::test]
+async fn a_credential_that_cannot_be_seen_from_outside_of_the_service_is_a_warning() {
+    let target = "openfunction: { function_uri: 'http://127.0.0.1:1/', authorization: { service_token: { credential: whisk.token } } }";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fngate.yaml");
+    std::fs::write(&file, route("/x", target)).unwrap();
+    let file = file.to_str().unwrap();
+
+    let found = run(&["check", file]).await;
+    assert_eq!(found.code, Some(0), "{found:#?}");
+    assert!(found.said().contains("whisk.token"), "{found:#?}");
+
+    // Serving needs it.
+    let refused = run(&["run", "-c", file]).await;
+    assert_eq!(refused.code, Some(78), "{refused:#?}");
+    assert!(refused.said().contains("credentials directory"), "{refused:#?}");
 }
 
 #[tokio::test]

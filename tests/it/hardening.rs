@@ -335,6 +335,74 @@ async fn our_credential_cannot_be_named_away() {
 }
 
 #[tokio::test]
+async fn what_follows_an_upgrade_too_early_never_reaches_the_function_raw() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move { exchange.answer(Reply::text(200, "no upgrade")).await })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &format!("http: {{ url: '{}/' }}", origin.url()))).await;
+    let mut client = gateway.client().await;
+
+    client
+        .send(
+            "GET /fn HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: evil\r\n\r\n",
+        )
+        .await;
+
+    assert_eq!(client.response("GET").await.text(), "no upgrade");
+    client.finish().await;
+    client.rest().await;
+    assert_eq!(gateway.get("/fn").await.status(), 200);
+    for request in origin.requests() {
+        assert_eq!(request.target(), "/");
+    }
+    assert!(!String::from_utf8_lossy(&origin.bytes_of(0)).contains("smuggled"));
+}
+
+#[tokio::test]
+async fn an_answer_with_two_framings_poisons_nobody() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n").await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &format!("http: {{ url: '{}/' }}", origin.url()))).await;
+
+    for _ in 0..2 {
+        let answer = gateway.get("/fn").await;
+        assert!(answer.status() == 502 || (answer.text() == "body" && answer.whole), "{answer:?}");
+        assert!(
+            answer.all("content-length").len() + answer.all("transfer-encoding").len() == 1,
+            "{answer:?}"
+        );
+        gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    }
+    assert_eq!(origin.accepted(), 2, "the connection is not used again");
+}
+
+#[tokio::test]
+async fn what_is_unusual_and_right_is_served() {
+    let (gateway, origin) = guarded().await;
+    for host in ["h", "H.Example.", "h:80", "a-b_c.example", "127.0.0.1:9", "[::1]", "[::1]:8080"] {
+        let answer = gateway.send(&Request::get("/fn/x").header("Host", host)).await;
+        assert_eq!(answer.status(), 200, "{host}: {}", answer.text());
+    }
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE", "PROPFIND", "QUERY", "x-own!"]
+    {
+        let echo = gateway.send(&Request::new(method, "/fn/x")).await.json::<Echo>();
+        assert_eq!(echo.method, method);
+    }
+    let mut client = gateway.client().await;
+    client.send(b"GET /fn/x HTTP/1.1\r\nhOsT:h\r\nX-Latin:\t caf\xe9 \t\r\nX-Empty:\r\n\r\n").await;
+    assert_eq!(client.response("GET").await.status(), 200);
+    let last = origin.accepted() - 1;
+    let seen = (0..=last).flat_map(|connection| origin.bytes_of(connection)).collect::<Vec<u8>>();
+    assert!(seen.windows(6).any(|window| window == b" caf\xe9\r"), "the bytes of a value are the client's");
+}
+
+#[tokio::test]
 async fn a_redirect_is_the_clients_to_follow() {
     let elsewhere = Origin::echo().await;
     let location = format!("{}/internal", elsewhere.url());

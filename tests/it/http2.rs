@@ -64,6 +64,71 @@ async fn the_gateways_own_answers_are_the_same() {
 }
 
 #[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let ca = Ca::new();
+    let origin = Origin::http1().reply(|request| Reply::new(200, request.body.clone())).start().await;
+    let target = format!("openfunction: {{ function_uri: '{}/', timeout: 20s }}", origin.url());
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/fn", &target)).await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let body: Bytes = (0..8 * 1024 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+
+    let request = hyper::Request::post("https://localhost/fn").body(Full::new(body.clone())).unwrap();
+    let answer = client.call(request).await.unwrap();
+
+    let back = within("the body", answer.into_body().collect()).await.unwrap().to_bytes();
+    assert!(back == body, "{} of {} bytes came back", back.len(), body.len());
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let ca = Ca::new();
+    let origin = Origin::echo().await;
+    let yaml = route("/fn", &format!("http: {{ url: '{}/' }}", origin.url()));
+    let gateway =
+        Gateway::start_tls(&ca.leaf(&["localhost"]), &format!("limits: {{ body: 1KiB }}\n{yaml}")).await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    for size in [1025, 200_000] {
+        let request =
+            hyper::Request::post("https://localhost/fn").body(Full::new(vec![b'x'; size].into())).unwrap();
+        assert_eq!(client.call(request).await.unwrap().status(), 413, "{size}");
+    }
+    assert_eq!(
+        client.call(Http2::get("https://localhost/fn")).await.unwrap().status(),
+        200,
+        "the connection lives on"
+    );
+}
+
+#[tokio::test]
+async fn a_cancelled_stream_ends_the_call_and_only_that() {
+    let ca = Ca::new();
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.peer_closed().await }).start().await;
+    let other = Origin::echo().await;
+    let gateway = Gateway::start_tls(
+        &ca.leaf(&["localhost"]),
+        &routes(&[
+            ("slow", "/slow", &format!("http: {{ url: '{}/' }}", origin.url())),
+            ("other", "/other", &format!("http: {{ url: '{}/' }}", other.url())),
+        ]),
+    )
+    .await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    let mut call = Box::pin(client.call(Http2::get("https://localhost/slow")));
+    tokio::select! {
+        _ = &mut call => panic!("nobody answers"),
+        _ = origin.request(0) => (),
+    }
+    drop(call);
+
+    origin.settles_at(0).await;
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "client_gone");
+    assert_eq!(client.call(Http2::get("https://localhost/other")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn what_is_malformed_never_becomes_a_request() {
     let (gateway, origin, ca) = guarded().await;
     let good: &[(&str, &[u8])] =

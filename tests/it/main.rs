@@ -19,10 +19,16 @@ mod apisix_openwhisk;
 mod chaos;
 /// The verbs besides `run`.
 mod cli;
+/// The command lines that `fngate demo` prints.
+mod demo;
+/// What the documentation says, held against the code.
+mod docs;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// HTTP/2 from clients, frame by frame.
 mod http2;
+/// Sockets from the service manager, names from the resolver.
+mod machine;
 /// Counters, gauges, histograms, and the admin listener.
 mod metrics;
 /// What every platform goes through, and what only one can do.
@@ -31,6 +37,8 @@ mod platforms;
 mod pool;
 /// A new configuration under a running gateway.
 mod reload;
+/// Many configurations one after another, and faults that come and go.
+mod reload_storm;
 /// Hosts, paths, methods, suffixes, queries.
 mod routing;
 /// Start, readiness, the service manager, the end.

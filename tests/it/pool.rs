@@ -303,6 +303,44 @@ async fn an_answer_before_the_end_of_the_request_leaves_no_confusion() {
     assert_ne!(requests[0].connection, requests[1].connection);
 }
 
+#[tokio::test]
+async fn a_function_that_restarts_is_found_again() {
+    for (script, http2) in [(Origin::http1 as fn() -> Script, "off"), (Origin::http2, "on")] {
+        let first = script().echo().start().await;
+        let addr = first.addr();
+        let gateway =
+            Gateway::start(&route("/fn", &openfunction(&first, &format!("http2: '{http2}'")))).await;
+        assert_eq!(done(&gateway, &Request::get("/fn")).await.status(), 200);
+
+        first.stop().await;
+        let down = done(&gateway, &Request::post("/fn", "x")).await;
+        // The end of an HTTP/2 connection may be noticed by the very request that wants to use it.
+        let codes = ["upstream_connect", "upstream_reset"];
+        assert!(down.status() == 502 && codes.contains(&down.code().as_str()), "http2 {http2}: {down:?}");
+
+        let second = script().echo().start_at(addr).await;
+        for request in [Request::post("/fn", "x"), Request::get("/fn")] {
+            assert_eq!(done(&gateway, &request).await.status(), 200, "http2 {http2}");
+        }
+        assert_eq!(second.requests().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn http2_to_the_function_is_reused() {
+    let origin = Origin::http2().echo().start().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "http2: 'on'"))).await;
+
+    for _ in 0..10 {
+        assert_eq!(done(&gateway, &Request::post("/fn", "x")).await.status(), 200);
+    }
+    assert_eq!(origin.accepted(), 1);
+    let request = Request::get("/fn");
+    let answers = join_all((0..30).map(|_| done(&gateway, &request))).await;
+    assert!(answers.iter().all(|answer| answer.status() == 200));
+    assert_eq!(origin.requests().len(), 40);
+}
+
 /// An origin that answers each request when the gate is opened for it.
 async fn held() -> (Origin, Gate) {
     let gate = Gate::closed();
@@ -349,4 +387,39 @@ fn openwhisk(origin: &Origin, more: &str) -> String {
         "openwhisk: {{ api_host: '{}', service_token: 'a:b', namespace: guest, action: test, {more} }}",
         origin.url()
     )
+}
+
+#[tokio::test]
+async fn a_request_sent_once_more_goes_to_no_other_dead_connection() {
+    let gate = Gate::closed();
+    let passing = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = passing.clone();
+            async move {
+                exchange.body().await;
+                gate.passed().await;
+                exchange.answer(Reply::text(200, "ok")).await;
+            }
+        })
+        .answers_per_connection(1)
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    // Three connections are kept, and each will break at its next request.
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = gateway.client().await;
+        client.start(&Request::get("/fn")).await;
+        clients.push(client);
+    }
+    origin.request(2).await;
+    (0..4).for_each(|_| gate.open());
+    for client in &mut clients {
+        assert_eq!(client.response("GET").await.status(), 200);
+    }
+
+    let answer = done(&gateway, &Request::get("/fn")).await;
+
+    assert_eq!(answer.status(), 200, "{}", answer.text());
 }

@@ -302,6 +302,34 @@ async fn secrets_come_from_the_environment_and_from_credentials() {
     }
 }
 
+/// What a service manager runs after it has asked for a reload.
+#[tokio::test]
+async fn whether_a_file_is_being_served_can_be_asked() {
+    let origin = Origin::echo().await;
+    let mut gateway = Gateway::start(&to(&origin, "one")).await;
+    let path = gateway.dir().join("fngate.yaml");
+    let path = path.to_str().unwrap().to_owned();
+    let running = async || run(&["check", "--running", "--within", "2s", &path]).await;
+
+    running().await.accepts();
+
+    gateway.write_config(&to(&origin, "two"));
+    running().await.accepts();
+    assert_eq!(gateway.get("/two").await.status(), 200, "it is served as soon as it is said so");
+
+    gateway.write_config(&format!("threads: 7\n{}", to(&origin, "three")));
+    let refused = running().await;
+    assert!(refused.code.is_some_and(|code| code != 0) && refused.said().contains("restart"), "{refused:#?}");
+
+    gateway.write_config("routes: 5\n");
+    running().await.refuses(&["routes"]);
+
+    gateway.write_config(&to(&origin, "two"));
+    gateway.signal(Signal::SIGTERM);
+    gateway.exit().await;
+    assert!(running().await.code.is_some_and(|code| code != 0), "nobody serves anything any more");
+}
+
 /// One route that carries its name as path.
 fn to(origin: &Origin, name: &str) -> String {
     routes(&[(name, &format!("/{name}"), &format!("http: {{ url: '{}/' }}", origin.url()))])

@@ -1,6 +1,9 @@
 //! Bodies on their way: every piece reaches the other side before the next one exists, nothing is collected on the
 //! way, and a body that breaks off is seen to.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -80,7 +83,7 @@ async fn a_function_may_be_slow_as_long_as_it_is_never_silent_for_long() {
     let origin = Origin::http1()
         .script(|mut exchange| async move {
             exchange.start_chunked("text/plain").await;
-            // Three times the time-out in all, none of it in one piece.
+            // Longer than the time-out in all, and none of it in one piece.
             for _ in 0..12 {
                 tokio::time::sleep(std::time::Duration::from_millis(250)).await;
                 exchange.send_chunk("x").await;
@@ -89,7 +92,7 @@ async fn a_function_may_be_slow_as_long_as_it_is_never_silent_for_long() {
         })
         .start()
         .await;
-    let gateway = Gateway::start(&route("/slow", &openfunction(&origin, "timeout: 1000"))).await;
+    let gateway = Gateway::start(&route("/slow", &openfunction(&origin, "timeout: 2000"))).await;
 
     let answer = gateway.get("/slow").await;
 
@@ -263,17 +266,26 @@ async fn websockets_are_tunnelled() {
 
 #[tokio::test]
 async fn a_tunnel_that_breaks_is_cut_without_a_word() {
+    let gate = Gate::closed();
+    let switching = gate.clone();
     let origin = Origin::http1()
-        .script(|mut exchange| async move {
-            exchange.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n").await;
-            exchange.send("Upgrade: websocket\r\n\r\n").await;
-            exchange.peer_closed().await;
+        .script(move |mut exchange| {
+            let gate = switching.clone();
+            async move {
+                exchange.send("HTTP/1.1 103 Early Hints\r\n\r\n").await;
+                gate.passed().await;
+                exchange.send("HTTP/1.1 101 Switching Protocols\r\n").await;
+                exchange.send("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+                exchange.peer_closed().await;
+            }
         })
         .start()
         .await;
     let gateway = Gateway::start(&route("/chat", &openfunction(&origin, "deadline: 1s"))).await;
     let mut client = gateway.client().await;
     client.send("GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(client.head().await.word(1), "103");
+    gate.open();
     assert_eq!(client.head().await.word(1), "101");
 
     assert_eq!(String::from_utf8_lossy(&client.rest().await), "");
@@ -401,6 +413,128 @@ async fn head_and_bodiless_answers_end_at_once() {
         assert_eq!(client.call(&request).await.status(), status);
     }
 }
+
+#[tokio::test]
+async fn trailers_of_an_answer_do_no_harm() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            exchange.send("4\r\nbody\r\n0\r\nX-Trailer: 1\r\nSet-Cookie: evil=1\r\n\r\n").await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    for _ in 0..2 {
+        let answer = client.call(&Request::get("/fn")).await;
+        assert_eq!((answer.text().as_str(), answer.whole), ("body", true));
+        assert_eq!(answer.header("set-cookie"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_the_function() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let sent = Arc::clone(&counted);
+            async move {
+                exchange.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n")).await;
+                for _ in 0..LARGE / PIECE.len() {
+                    exchange.send(PIECE).await;
+                    sent.fetch_add(PIECE.len(), Ordering::Relaxed);
+                }
+            }
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 60s"))).await;
+    let before = resident(&gateway).await;
+    let mut client = gateway.client().await;
+
+    client.start(&Request::get("/fn")).await;
+    let head = client.head().await;
+    stands_still(&sent).await;
+    assert!(
+        sent.load(Ordering::Relaxed) < LARGE / 2,
+        "somebody holds {} bytes",
+        sent.load(Ordering::Relaxed)
+    );
+    let grown = resident(&gateway).await - before;
+    assert!(grown < 32e6, "the gateway grew by {grown} bytes");
+
+    let mut body = client.body(&head, "GET");
+    let mut received = 0;
+    while let Piece::Bytes(bytes) = body.next().await {
+        received += bytes.len();
+    }
+    assert_eq!(received, LARGE);
+}
+
+#[tokio::test]
+async fn a_function_that_does_not_read_stops_the_client() {
+    let gate = Gate::closed();
+    let passing = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = passing.clone();
+            async move {
+                gate.passed().await;
+                let size = exchange.body().await.len();
+                exchange.answer(Reply::text(200, &size.to_string())).await;
+            }
+        })
+        .start()
+        .await;
+    let yaml = route("/fn", &openfunction(&origin, "timeout: 60s"));
+    let gateway = Gateway::start(&format!("limits: {{ body: 1GiB }}\n{yaml}")).await;
+    let before = resident(&gateway).await;
+    let mut client = gateway.client().await;
+    let sent = Arc::new(AtomicUsize::new(0));
+
+    let upload = async {
+        client.send(format!("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: {LARGE}\r\n\r\n")).await;
+        for _ in 0..LARGE / PIECE.len() {
+            client.send(PIECE).await;
+            sent.fetch_add(PIECE.len(), Ordering::Relaxed);
+        }
+        client.response("POST").await
+    };
+    let watch = async {
+        stands_still(&sent).await;
+        let grown = resident(&gateway).await - before;
+        gate.open();
+        (sent.load(Ordering::Relaxed), grown)
+    };
+    let (answer, (held, grown)) = tokio::join!(upload, watch);
+
+    assert!(held < LARGE / 2, "somebody holds {held} bytes");
+    assert!(grown < 32e6, "the gateway grew by {grown} bytes");
+    assert_eq!(answer.text(), LARGE.to_string());
+}
+
+/// Waits until a counter that has moved does not move any more.
+async fn stands_still(counter: &AtomicUsize) {
+    let mut seen = 0;
+    let mut since = 0;
+    eventually("the flow to stop", PATIENCE, async || {
+        let now = counter.load(Ordering::Relaxed);
+        since = if now == seen && now > 0 { since + 1 } else { 0 };
+        seen = now;
+        (since == 60).then_some(())
+    })
+    .await;
+}
+
+async fn resident(gateway: &Gateway) -> f64 {
+    gateway.metrics().await.counter("process_resident_memory_bytes", &[])
+}
+
+/// Far more than the sockets on the way can hold.
+const LARGE: usize = 96 * 1024 * 1024;
+const PIECE: &[u8] = &[b'x'; 64 * 1024];
 
 #[tokio::test]
 async fn a_length_known_to_head_is_told() {

@@ -1,24 +1,23 @@
-//! The built binary as a child process: its configuration in a directory of its own, its log lines in memory, its
-//! ports chosen here. Whatever happens to the test, the child ends with it.
+//! The built binary as a child process that serves. Whatever happens to the test, the child ends with it.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::LazyLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
 use super::client::{Client, Request, Response};
+use super::command::Check;
+use super::home::{Home, Layout, local};
+use super::lines::Lines;
 use super::pki::Leaf;
+use super::scrape::Metrics;
 use super::{PATIENCE, eventually, within};
 
 /// A gateway that is ready to serve.
@@ -33,7 +32,8 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Starts with these routes. A listener, the admin address and the access log on standard output are added unless
-    /// the text has its own.
+    /// the text has its own; in it, `$PORT`, `$TLS_PORT` and `$ADMIN_PORT` stand for ports of this gateway, `$DIR` for
+    /// the directory of its file.
     pub(crate) async fn start(yaml: &str) -> Self {
         Self::builder().start(yaml).await
     }
@@ -202,15 +202,6 @@ pub(crate) struct Builder {
     open_files: Option<u32>,
 }
 
-/// How the configuration file lies in its directory.
-#[derive(Clone, Copy, Default)]
-enum Layout {
-    #[default]
-    Plain,
-    /// As Kubernetes mounts a ConfigMap: a link to a file below `..data`, itself a link that is swapped.
-    ConfigMap,
-}
-
 impl Builder {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -273,12 +264,12 @@ impl Builder {
         // Standard input is the listener, and becomes the first inherited socket.
         let hand_over = self.activated.then_some("exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; ");
         if limit.is_none() && hand_over.is_none() {
-            return Command::new(BINARY);
+            return Command::new(BINARY.as_str());
         }
         let script =
             format!(r#"{}{}exec "$0" "$@""#, limit.unwrap_or_default(), hand_over.unwrap_or_default());
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(script).arg(BINARY);
+        command.arg("-c").arg(script).arg(BINARY.as_str());
         command
     }
 
@@ -332,258 +323,6 @@ impl Gateway {
     }
 }
 
-/// What a run of the binary that ends by itself left behind.
-#[derive(Debug)]
-pub(crate) struct Check {
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Check {
-    /// That the file was found faulty, and that every one of these words is in what was said about it.
-    #[track_caller]
-    pub(crate) fn refuses(&self, words: &[&str]) {
-        assert_eq!(self.code, Some(78), "{self:#?}");
-        let said = self.said();
-        for word in words {
-            assert!(said.contains(word), "nothing about {word:?} in:\n{said}");
-        }
-    }
-
-    /// That the file was found good.
-    #[track_caller]
-    pub(crate) fn accepts(&self) {
-        assert_eq!(self.code, Some(0), "{self:#?}");
-    }
-
-    /// Both outputs.
-    pub(crate) fn said(&self) -> String {
-        format!("{}{}", self.stdout, self.stderr)
-    }
-}
-
-/// `fngate check` on this text; listener and admin address are added as for a start.
-pub(crate) async fn check(yaml: &str) -> Check {
-    let home = Home::new(Layout::Plain);
-    home.write_config(yaml);
-    run(&["check", home.config().to_str().unwrap()]).await
-}
-
-/// The binary with these arguments, to its end.
-pub(crate) async fn run(arguments: &[&str]) -> Check {
-    let mut command = Command::new(BINARY);
-    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).kill_on_drop(true);
-    let output = within("the command to end", command.output()).await.unwrap();
-    Check {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
-/// Samples of one scrape.
-#[derive(Debug)]
-pub(crate) struct Metrics(Vec<Sample>);
-
-#[derive(Debug)]
-struct Sample {
-    name: String,
-    labels: BTreeMap<String, String>,
-    value: f64,
-}
-
-impl Metrics {
-    /// The sum over all series of this name that have these labels; 0 when there is none.
-    pub(crate) fn counter(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.series(name, labels).map(|sample| sample.value).sum()
-    }
-
-    pub(crate) fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
-        self.series(name, labels).next().is_some()
-    }
-
-    /// The value of a label of the first series of this name; empty when there is none.
-    pub(crate) fn label(&self, name: &str, label: &str) -> String {
-        self.series(name, &[]).find_map(|sample| sample.labels.get(label).cloned()).unwrap_or_default()
-    }
-
-    fn series(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
-        self.0.iter().filter(move |sample| {
-            sample.name == name
-                && labels
-                    .iter()
-                    .all(|(key, value)| sample.labels.get(*key).is_some_and(|found| found == value))
-        })
-    }
-
-    fn parse(text: &str) -> Self {
-        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Self(lines.map(Sample::parse).collect())
-    }
-}
-
-impl Sample {
-    /// Label values of ours contain neither commas nor quotes.
-    fn parse(line: &str) -> Self {
-        let (series, value) = line.rsplit_once(' ').unwrap();
-        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        let labels = labels
-            .trim_end_matches('}')
-            .split(',')
-            .filter_map(|label| label.split_once('='))
-            .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
-            .collect();
-        Self { name: name.to_owned(), labels, value: value.parse().unwrap() }
-    }
-}
-
-/// The directory and the ports of one gateway.
-struct Home {
-    dir: TempDir,
-    layout: Layout,
-    ports: Ports,
-}
-
-impl Home {
-    fn new(layout: Layout) -> Self {
-        Self {
-            dir: TempDir::new().unwrap(),
-            layout,
-            ports: Ports { plain: free_port(), tls: free_port(), admin: free_port() },
-        }
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("fngate.yaml")
-    }
-
-    fn write_config(&self, yaml: &str) {
-        let has = |key: &str| yaml.lines().any(|line| line.starts_with(key));
-        let mut text = String::new();
-        for (key, default) in [
-            ("listeners:", "listeners: [ { address: \"127.0.0.1:$PORT\" } ]\n"),
-            ("admin:", "admin: { address: \"127.0.0.1:$ADMIN_PORT\" }\n"),
-            ("access_log:", "access_log: { path: stdout }\n"),
-        ] {
-            if !has(key) {
-                text += default;
-            }
-        }
-        text += yaml;
-        let text = text
-            .replace("$PORT", &self.ports.plain.to_string())
-            .replace("$TLS_PORT", &self.ports.tls.to_string())
-            .replace("$ADMIN_PORT", &self.ports.admin.to_string())
-            .replace("$DIR", self.dir.path().to_str().unwrap());
-        match self.layout {
-            Layout::Plain => self.write("fngate.yaml", &text, 0o600),
-            Layout::ConfigMap => self.swap_link(&text),
-        }
-    }
-
-    fn swap_link(&self, text: &str) {
-        let dir = self.dir.path();
-        let version = format!("..{}", std::fs::read_dir(dir).unwrap().count());
-        self.write(&format!("{version}/fngate.yaml"), text, 0o600);
-        symlink(version, dir.join("..data_tmp")).unwrap();
-        std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
-        if !self.config().is_symlink() {
-            symlink("..data/fngate.yaml", self.config()).unwrap();
-        }
-    }
-
-    /// A watcher of the file sees the old text or the new one, never half of either.
-    fn write(&self, name: &str, text: &str, mode: u32) {
-        let path = self.dir.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let draft = self.dir.path().join(".draft");
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&draft).unwrap();
-        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-        file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
-        std::fs::rename(draft, path).unwrap();
-    }
-}
-
-struct Ports {
-    plain: u16,
-    tls: u16,
-    admin: u16,
-}
-
-/// Lines of an output of the child, the last `LINES_KEPT` of them.
-struct Lines {
-    kept: Arc<Mutex<Kept>>,
-}
-
-#[derive(Default)]
-struct Kept {
-    lines: VecDeque<String>,
-    ended: bool,
-}
-
-impl Lines {
-    fn of(output: impl AsyncRead + Unpin + Send + 'static) -> Self {
-        let kept = Arc::new(Mutex::new(Kept::default()));
-        let into = Arc::clone(&kept);
-        tokio::spawn(async move {
-            let mut output = BufReader::new(output);
-            let mut line = Vec::new();
-            while matches!(output.read_until(b'\n', &mut line).await, Ok(n) if n > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
-                line.clear();
-                let mut kept = into.lock().unwrap();
-                if kept.lines.len() == LINES_KEPT {
-                    kept.lines.pop_front();
-                }
-                kept.lines.push_back(text);
-            }
-            into.lock().unwrap().ended = true;
-        });
-        Self { kept }
-    }
-
-    async fn wait(&self, what: &str, enough: impl Fn(&VecDeque<String>) -> bool) -> Vec<String> {
-        eventually(what, PATIENCE, async || {
-            let kept = self.kept.lock().unwrap();
-            enough(&kept.lines).then(|| kept.lines.iter().cloned().collect())
-        })
-        .await
-    }
-
-    async fn ended(&self) {
-        eventually("the end of an output", PATIENCE, async || self.kept.lock().unwrap().ended.then_some(()))
-            .await;
-    }
-
-    fn text(&self) -> String {
-        self.end(LINES_KEPT)
-    }
-
-    /// The last lines, at most this many.
-    fn end(&self, most: usize) -> String {
-        let kept = self.kept.lock().unwrap();
-        let skipped = kept.lines.len().saturating_sub(most);
-        kept.lines.iter().skip(skipped).fold(String::new(), |text, line| text + line + "\n")
-    }
-}
-
-/// A port that nobody had a moment ago, and that no other gateway of this run gets.
-fn free_port() -> u16 {
-    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
-    loop {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
-}
-
-fn local(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
-
 fn port_was_taken(stderr: &str) -> bool {
     stderr.to_ascii_lowercase().contains("in use")
 }
@@ -600,7 +339,9 @@ pub(crate) const TLS_LISTENERS: &str = "listeners:
   - address: 127.0.0.1:$TLS_PORT
     tls: { cert: $DIR/site.pem, key: $DIR/site.key }
 ";
-const BINARY: &str = env!("CARGO_BIN_EXE_fngate");
+/// The built binary, or what `FNGATE_BINARY` names: a wrapper that watches it, say.
+pub(crate) static BINARY: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("FNGATE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_fngate").to_owned())
+});
 const START_ATTEMPTS: usize = 5;
-const LINES_KEPT: usize = 20_000;
 const LINES_SHOWN: usize = 20;

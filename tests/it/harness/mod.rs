@@ -1,9 +1,23 @@
 //! What every test stands on: a gateway that is the built binary, origins that record and misbehave, and clients that
 //! see bytes. Nothing here knows how the gateway works inside; everything that waits has a deadline.
 
-mod client;
+// The gateway.
+mod command;
 mod gateway;
+mod home;
+mod lines;
+mod scrape;
+
+// The functions behind it.
+mod exchange;
+mod journal;
 mod origin;
+mod unreachable;
+
+// The clients before it.
+mod client;
+
+// What both sides stand on.
 mod pki;
 mod wire;
 
@@ -12,9 +26,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
-pub(crate) use gateway::{Gateway, TLS_LISTENERS, check, run};
-pub(crate) use origin::{Exchange, Origin, Recorded, Refusing, Reply, Silent};
+pub(crate) use command::{check, run};
+pub(crate) use exchange::{Exchange, Reply};
+pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
+pub(crate) use home::free_port;
+pub(crate) use journal::Recorded;
+pub(crate) use origin::{Origin, Script};
 pub(crate) use pki::{Ca, Leaf};
+pub(crate) use unreachable::{Refusing, Silent};
 pub(crate) use wire::Piece;
 
 /// How long a test waits for anything that ought to happen at once. Generous, because machines are shared; it is only

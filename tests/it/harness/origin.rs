@@ -2,26 +2,24 @@
 //! a test tells them to. An origin ends with the test that started it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::wire::{Body, Framing, Head, Io, Piece, Wire};
+use super::exchange::{Exchange, Line, Reply};
+use super::journal::{Connection, Greeting, Journal, Recorded};
+use super::wire::{Body, Framing, Head, Io, Wire};
 use super::{PATIENCE, eventually};
 
 /// A listening origin.
@@ -120,6 +118,14 @@ impl Origin {
     pub(crate) fn greeting(&self, connection: usize) -> Greeting {
         self.journal.read(|state| state.connections[connection].greeting.clone())
     }
+
+    /// Ends the origin, and returns when its port and all its connections are closed.
+    pub(crate) async fn stop(mut self) {
+        self.accepting.abort();
+        // It ends by being aborted.
+        let _ = (&mut self.accepting).await;
+        self.settles_at(0).await;
+    }
 }
 
 impl Drop for Origin {
@@ -196,292 +202,6 @@ impl Script {
 enum Protocol {
     Http1,
     Http2,
-}
-
-/// An answer in full.
-#[derive(Clone)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Reply {
-    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into() }
-    }
-
-    pub(crate) fn text(status: u16, text: &str) -> Self {
-        Self::new(status, text).header("Content-Type", "text/plain")
-    }
-
-    pub(crate) fn json(value: &serde_json::Value) -> Self {
-        Self::new(200, value.to_string()).header("Content-Type", "application/json")
-    }
-
-    pub(crate) fn with_status(mut self, status: u16) -> Self {
-        self.status = status;
-        self
-    }
-
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    fn http1(&self) -> Vec<u8> {
-        let mut head = format!("HTTP/1.1 {} Said\r\n", self.status);
-        for (name, value) in &self.headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        if self.status != 204 {
-            head += &format!("Content-Length: {}\r\n", self.body.len());
-        }
-        head += "\r\n";
-        [head.as_bytes(), &self.body].concat()
-    }
-}
-
-/// One request as the origin got it.
-#[derive(Clone, Debug)]
-pub(crate) struct Recorded {
-    pub(crate) head: Head,
-    pub(crate) body: Vec<u8>,
-    /// Which of the origin's connections it came on, counted from 0.
-    pub(crate) connection: usize,
-}
-
-impl Recorded {
-    pub(crate) fn method(&self) -> &str {
-        self.head.word(0)
-    }
-
-    /// The request target as sent.
-    pub(crate) fn target(&self) -> &str {
-        self.head.word(1)
-    }
-
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.head.header(name)
-    }
-
-    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
-        self.head.all(name)
-    }
-
-    fn echo(&self) -> serde_json::Value {
-        serde_json::json!({
-            "method": self.method(),
-            "target": self.target(),
-            "headers": self.head.headers,
-            "body": String::from_utf8_lossy(&self.body),
-        })
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Greeting {
-    pub(crate) server_name: Option<String>,
-    pub(crate) alpn: Option<String>,
-}
-
-/// One request on one HTTP/1 connection, in the hands of a script.
-pub(crate) struct Exchange {
-    pub(crate) head: Head,
-    index: usize,
-    body: Body,
-    line: OwnedMutexGuard<Line>,
-    journal: Arc<Journal>,
-}
-
-impl Exchange {
-    pub(crate) fn method(&self) -> &str {
-        self.head.word(0)
-    }
-
-    pub(crate) fn target(&self) -> &str {
-        self.head.word(1)
-    }
-
-    /// The next piece of the request body as it arrives; nothing at its end, clean or not.
-    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
-        match self.body.next(&mut self.line.wire).await {
-            Piece::Bytes(bytes) => {
-                self.journal.write(|state| state.requests[self.index].body.extend_from_slice(&bytes));
-                Some(bytes)
-            }
-            Piece::End => None,
-            Piece::Cut => {
-                self.close();
-                None
-            }
-        }
-    }
-
-    /// What is left of the request body.
-    pub(crate) async fn body(&mut self) -> Vec<u8> {
-        let mut body = Vec::new();
-        while let Some(bytes) = self.chunk().await {
-            body.extend_from_slice(&bytes);
-        }
-        body
-    }
-
-    /// Sends bytes as they are. A peer that is gone is no fault of the script.
-    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        if self.line.wire.send(bytes.as_ref()).await.is_err() {
-            self.close();
-        }
-    }
-
-    pub(crate) async fn answer(&mut self, reply: Reply) {
-        self.send(reply.http1()).await;
-    }
-
-    /// Starts a chunked answer.
-    pub(crate) async fn start_chunked(&mut self, content_type: &str) {
-        let head =
-            format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n");
-        self.send(head).await;
-    }
-
-    pub(crate) async fn send_chunk(&mut self, data: &str) {
-        self.send(format!("{:x}\r\n{data}\r\n", data.len())).await;
-    }
-
-    pub(crate) async fn end_chunked(&mut self) {
-        self.send("0\r\n\r\n").await;
-    }
-
-    /// No further request on this connection.
-    pub(crate) fn close(&mut self) {
-        self.line.closing = true;
-    }
-
-    /// Whether there will be no further request: closed here, or the peer is gone.
-    pub(crate) fn closing(&self) -> bool {
-        self.line.closing
-    }
-
-    /// The same, with a reset instead of an orderly end.
-    pub(crate) fn reset(&mut self) {
-        self.line.wire.linger_zero();
-        self.close();
-    }
-
-    /// Waits for the peer to end the connection, and swallows what it still sends.
-    pub(crate) async fn peer_closed(&mut self) {
-        self.line.wire.rest().await;
-        self.close();
-    }
-
-    /// Answers the handshake and returns every message until the peer closes.
-    pub(crate) async fn websocket_echo(&mut self) {
-        let key = self.head.header("sec-websocket-key").unwrap_or_default().to_owned();
-        self.send(format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\n",
-            derive_accept_key(key.as_bytes())
-        ))
-        .await;
-        let mut socket = WebSocketStream::from_raw_socket(self.line.wire.io(), Role::Server, None).await;
-        while let Some(Ok(message)) = socket.next().await {
-            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
-                break;
-            }
-        }
-        drop(socket);
-        self.close();
-    }
-
-    fn recorded(&self) -> Recorded {
-        self.journal.read(|state| state.requests[self.index].clone())
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        // What is left of a body must not be taken for the next request.
-        self.line.closing |= !self.body.ended();
-    }
-}
-
-/// A port on which connections are refused for as long as this value lives.
-pub(crate) struct Refusing(socket2::Socket);
-
-impl Refusing {
-    /// Bound, so that nobody else gets the port, and never listening.
-    pub(crate) fn new() -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-        Self(socket)
-    }
-
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.0.local_addr().unwrap().as_socket().unwrap()
-    }
-}
-
-/// A port on which connecting neither succeeds nor fails: its queue is full and nobody accepts.
-pub(crate) struct Silent {
-    listener: socket2::Socket,
-    _queued: Vec<socket2::Socket>,
-}
-
-impl Silent {
-    pub(crate) fn new() -> Self {
-        let listener = Refusing::new().0;
-        listener.listen(0).unwrap();
-        let addr = listener.local_addr().unwrap();
-        // The kernel takes one connection more than the backlog says; the rest only sends SYNs that nobody answers.
-        let queued = (0..4)
-            .map(|_| {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-                socket.set_nonblocking(true).unwrap();
-                // In progress is all that can be said about it.
-                let _ = socket.connect(&addr);
-                socket
-            })
-            .collect();
-        Self { listener, _queued: queued }
-    }
-
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.listener.local_addr().unwrap().as_socket().unwrap()
-    }
-}
-
-#[derive(Default)]
-struct Journal(Mutex<State>);
-
-impl Journal {
-    fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.0.lock().unwrap())
-    }
-
-    fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.0.lock().unwrap())
-    }
-}
-
-#[derive(Default)]
-struct State {
-    connections: Vec<Connection>,
-    requests: Vec<Recorded>,
-}
-
-#[derive(Default)]
-struct Connection {
-    open: bool,
-    greeting: Greeting,
-    bytes: Arc<Mutex<Vec<u8>>>,
-}
-
-/// The connection itself, lent to one exchange after the other.
-struct Line {
-    wire: Wire,
-    closing: bool,
 }
 
 /// Marks a connection as closed, whichever way its task ends.
