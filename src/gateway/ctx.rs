@@ -1,6 +1,6 @@
 //! `RequestCtx`: what one request has learned so far.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use crate::function::Function;
 use crate::platforms::Call;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Held;
-use crate::upstream::Lease;
+use crate::upstream::{Lease, Upstream};
 
 pub struct RequestCtx {
     pub(super) started: Instant,
@@ -55,6 +55,8 @@ pub(super) struct Match {
 pub(super) struct Attempts {
     pub(super) count: u32,
     pub(super) lease: Option<Lease>,
+    /// Where no connection could be made.
+    pub(super) unreachable: Option<SocketAddr>,
     pub(super) reused: Option<bool>,
     /// When the current attempt began, and when the first one did.
     pub(super) began: Option<Instant>,
@@ -131,17 +133,17 @@ impl RequestCtx {
 }
 
 impl Attempts {
-    /// Gives the slot of a failed attempt back. Its connection is gone, so that whoever takes the slot next dials, and does not
-    /// come upon another dead connection.
-    pub(super) fn give_back(&mut self) {
+    /// Begins an attempt on the address whose turn it is, but not on the one that could not be reached.
+    pub(super) fn begin(&mut self, upstream: &Upstream) -> Result<&Lease, GatewayError> {
+        // First the slot of a failed attempt is given back. Its connection is gone, so that whoever takes the slot next dials, and
+        // does not come upon another dead connection.
         self.lease = None;
-    }
-
-    /// Begins an attempt on this address.
-    pub(super) fn begin(&mut self, lease: Lease) {
+        let lease = match self.unreachable {
+            Some(failed) => upstream.lease_elsewhere(failed),
+            None => upstream.lease(),
+        }?;
         let now = Instant::now();
         self.count += 1;
-        self.lease = Some(lease);
         self.began = Some(now);
         self.first_began.get_or_insert(now);
         self.connect = None;
@@ -149,6 +151,13 @@ impl Attempts {
         self.head_is_out = false;
         self.interim = 0;
         self.ended = None;
+        Ok(self.lease.insert(lease))
+    }
+
+    /// No connection could be made.
+    pub(super) fn not_connected(&mut self) {
+        self.unreachable = self.lease.as_ref().map(Lease::address);
+        self.end();
     }
 
     pub(super) fn connected(&mut self, reused: bool) {

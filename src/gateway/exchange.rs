@@ -122,10 +122,8 @@ async fn call(
 ) -> Result<(ResponseHeader, Bytes), GatewayError> {
     loop {
         let remaining = ctx.remaining()?;
-        ctx.upstream.give_back();
-        let lease = function.upstream.lease()?;
-        let peer = function.upstream.peer(&lease, Use::Exchange, remaining);
-        ctx.upstream.begin(lease);
+        let lease = ctx.upstream.begin(&function.upstream)?;
+        let peer = function.upstream.peer(lease, Use::Exchange, remaining);
         let attempt = attempt(gateway, ctx, function, &peer, target.limits().response, &head, &body);
         let failure = match remaining {
             None => attempt.await,
@@ -165,9 +163,10 @@ async fn attempt(
     body: &Bytes,
 ) -> Result<(ResponseHeader, Bytes), Failure> {
     let connected = gateway.connector.get_http_session(peer).await;
-    let (mut upstream, reused) = connected.map_err(|e| Failure {
-        error: explain(e),
-        retry: (function.upstream.address_count() > 1).then_some(Retry::Connect),
+    let (mut upstream, reused) = connected.map_err(|e| {
+        ctx.upstream.not_connected();
+        let retry = (function.upstream.address_count() > 1).then_some(Retry::Connect);
+        Failure { error: explain(e), retry }
     })?;
     ctx.upstream.connected(reused);
     match ctx.upstream.connect {

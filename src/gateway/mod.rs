@@ -166,13 +166,11 @@ impl ProxyHttp for Gateway {
         let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
         let purpose = purpose(session);
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
-        ctx.upstream.give_back();
-        let lease = function.upstream.lease().map_err(|error| ours(ctx, error))?;
-        let peer = function.upstream.peer(&lease, purpose, remaining);
-        ctx.upstream.begin(lease);
+        let lease = ctx.upstream.begin(&function.upstream);
+        let peer = lease.map(|lease| function.upstream.peer(lease, purpose, remaining));
         // What was read of the body passes its filter once more.
         ctx.body_in = 0;
-        Ok(peer)
+        peer.map_err(|error| ours(ctx, error))
     }
 
     fn fail_to_connect(
@@ -182,7 +180,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        ctx.upstream.end();
+        ctx.upstream.not_connected();
         // Nothing was sent, so another address may be tried, whatever the method.
         let elsewhere =
             ctx.function().filter(|function| ctx.upstream.count < 2 && function.upstream.address_count() > 1);

@@ -9,6 +9,7 @@ mod slots;
 pub mod trust;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -102,7 +103,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub fn address(&self) -> std::net::SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address.socket
     }
 }
@@ -156,17 +157,27 @@ impl Upstream {
 
     /// Chooses an address in turn and a slot on it.
     pub fn lease(&self) -> Result<Lease, GatewayError> {
+        self.choose(|_| true).ok_or(GatewayError::UpstreamResolve)
+    }
+
+    /// The same after an attempt on an address that could not be reached: another one, if there is another one.
+    pub fn lease_elsewhere(&self, failed: SocketAddr) -> Result<Lease, GatewayError> {
+        self.choose(|address| address != failed).map_or_else(|| self.lease(), Ok)
+    }
+
+    fn choose(&self, suits: impl Fn(SocketAddr) -> bool) -> Option<Lease> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         // An endpoint whose name does not resolve is passed over.
         for offset in 0..self.schedule.len() {
             let step = turn.wrapping_add(offset);
             let endpoint = &self.endpoints[usize::from(self.schedule[step % self.schedule.len()])];
             let addresses = endpoint.addresses();
-            if let Some(address) = addresses.get((step / self.schedule.len()) % addresses.len().max(1)) {
-                return Ok(Lease { slot: address.slots.take(), address: Arc::clone(address), turn });
+            let (before, from) = addresses.split_at((step / self.schedule.len()) % addresses.len().max(1));
+            if let Some(address) = from.iter().chain(before).find(|address| suits(address.socket)) {
+                return Some(Lease { slot: address.slots.take(), address: Arc::clone(address), turn });
             }
         }
-        Err(GatewayError::UpstreamResolve)
+        None
     }
 
     /// The peer for a lease. `remaining` is what is left of the call's deadline.
@@ -201,7 +212,7 @@ impl Upstream {
 }
 
 fn template(terms: &Terms, tally: Arc<dyn Tally>) -> HttpPeer {
-    let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let mut peer = HttpPeer::new(nowhere, terms.scheme == Scheme::Https, terms.sni.clone());
     let options = &mut peer.options;
     options.verify_cert = terms.verify == Verify::Certificate;

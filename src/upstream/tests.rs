@@ -53,6 +53,29 @@ async fn a_name_without_an_address_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_second_attempt_goes_elsewhere_if_there_is_an_elsewhere() {
+    let (_dir, resolver) = knows("127.0.0.1 fn.test\n127.0.0.2 fn.test\n").await;
+    let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let elsewhere =
+        |upstream: &Upstream, failed| upstream.lease_elsewhere(address(failed)).unwrap().address();
+
+    let uneven = Terms {
+        endpoints: [("127.0.0.9:81", 9), ("127.0.0.8:81", 1)]
+            .map(|(text, weight)| Endpoint { address: HostPort::parse(text, None).unwrap(), weight })
+            .into(),
+        ..terms(&[])
+    };
+    let uneven = upstream("hello", uneven, &resolver).await;
+    let one_name = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
+    let alone = upstream("hello", terms(&["127.0.0.9:81"]), &resolver).await;
+    for _ in 0..10 {
+        assert_eq!(elsewhere(&uneven, "127.0.0.9:81"), address("127.0.0.8:81"));
+        assert_eq!(elsewhere(&one_name, "127.0.0.1:80"), address("127.0.0.2:80"));
+        assert_eq!(elsewhere(&alone, "127.0.0.9:81"), address("127.0.0.9:81"));
+    }
+}
+
+#[tokio::test]
 async fn an_address_keeps_its_slots_when_the_name_gets_another_one() {
     let (dir, resolver) = knows("127.0.0.1 fn.test\n").await;
     let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;

@@ -320,6 +320,21 @@ async fn a_node_that_refuses_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_node_that_refuses_is_passed_over_whatever_its_weight() {
+    let (refusing, good) = (Refusing::new(), answering().await);
+    let target = format!(
+        "http: {{ nodes: [ {{ address: '{}', weight: 9 }}, {{ address: '{}', weight: 1 }} ] }}",
+        refusing.addr(),
+        good.addr()
+    );
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/fn").await.status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn an_action_takes_a_body_that_waits_to_be_asked_for() {
     let origin = answering().await;
     let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
@@ -334,6 +349,17 @@ async fn an_action_takes_a_body_that_waits_to_be_asked_for() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_1_0_gets_no_interim_answer() {
+    let origin = answering().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.0\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}").await;
+
+    assert_eq!(client.head().await.word(1), "200");
+}
+
+#[tokio::test]
 async fn an_action_answers_head_without_a_body() {
     let origin = answering().await;
     let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
@@ -345,17 +371,6 @@ async fn an_action_answers_head_without_a_body() {
         json!({ "ok": true }),
         "nothing was left over"
     );
-}
-
-#[tokio::test]
-async fn a_client_of_http_1_0_gets_no_interim_answer() {
-    let origin = answering().await;
-    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
-    let mut client = gateway.client().await;
-
-    client.send("POST /fn HTTP/1.0\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n{}").await;
-
-    assert_eq!(client.head().await.word(1), "200");
 }
 
 #[tokio::test]

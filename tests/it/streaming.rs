@@ -267,29 +267,31 @@ async fn websockets_are_tunnelled() {
 #[tokio::test]
 async fn a_tunnel_that_breaks_is_cut_without_a_word() {
     let gate = Gate::closed();
-    let breaking = gate.clone();
+    let switching = gate.clone();
     let origin = Origin::http1()
         .script(move |mut exchange| {
-            let gate = breaking.clone();
+            let gate = switching.clone();
             async move {
-                exchange.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n").await;
-                exchange.send("Upgrade: websocket\r\n\r\n").await;
+                exchange.send("HTTP/1.1 103 Early Hints\r\n\r\n").await;
                 gate.passed().await;
-                exchange.reset();
+                exchange.send("HTTP/1.1 101 Switching Protocols\r\n").await;
+                exchange.send("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+                exchange.peer_closed().await;
             }
         })
         .start()
         .await;
-    let gateway = Gateway::start(&route("/chat", &openfunction(&origin, ""))).await;
+    let gateway = Gateway::start(&route("/chat", &openfunction(&origin, "deadline: 1s"))).await;
     let mut client = gateway.client().await;
     client.send("GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(client.head().await.word(1), "103");
+    gate.open();
     assert_eq!(client.head().await.word(1), "101");
 
-    gate.open();
-
     assert_eq!(String::from_utf8_lossy(&client.rest().await), "");
+
     let line = &gateway.access_log(1).await[0];
-    assert_eq!((&line["status"], &line["reason"]), (&json!(101), &json!("upstream_reset")), "{line}");
+    assert_eq!((&line["status"], &line["reason"]), (&json!(101), &json!("deadline")), "{line}");
 }
 
 #[tokio::test]
