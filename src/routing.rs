@@ -4,11 +4,13 @@
 //! The most specific host wins (exact, then longest wildcard, then any); within it the exact path, then the longest prefix; then the
 //! higher `priority`; then a route that names its methods. Paths are compared as the bytes the client sent.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
 use http::Method;
+use smallvec::SmallVec;
 
 use crate::diag::Invalid;
 use crate::uri;
@@ -58,10 +60,13 @@ pub enum Outcome<'t, 'p, T> {
 #[derive(Debug)]
 pub struct RouteTable<T> {
     entries: Vec<Entry<T>>,
-    exact_hosts: HashMap<String, PathTree>,
-    hosts_below: HashMap<String, PathTree>,
+    exact_hosts: HashMap<String, PathTree, Hash>,
+    hosts_below: HashMap<String, PathTree, Hash>,
     any_host: PathTree,
 }
+
+/// Fast is enough: the keys are the configuration's, clients only look them up.
+type Hash = ahash::RandomState;
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -80,8 +85,8 @@ impl<T> RouteTable<T> {
     pub fn build(routes: impl IntoIterator<Item = (Matcher, T)>) -> Self {
         let mut table = RouteTable {
             entries: Vec::new(),
-            exact_hosts: HashMap::new(),
-            hosts_below: HashMap::new(),
+            exact_hosts: HashMap::default(),
+            hosts_below: HashMap::default(),
             any_host: PathTree::default(),
         };
         for (matcher, value) in routes {
@@ -228,7 +233,7 @@ struct PathTree {
 
 #[derive(Debug, Default)]
 struct Node {
-    children: HashMap<Box<str>, usize>,
+    children: HashMap<Box<str>, usize, Hash>,
     /// Routes whose path ends here.
     exact: Vec<usize>,
     /// Routes that take everything below here.
@@ -280,7 +285,7 @@ impl PathTree {
     fn candidates<'t, 'p>(&'t self, path: &'p str) -> impl Iterator<Item = Candidate<'t, 'p>> {
         let mut exact = None;
         // Prefixes met on the way down; the last one is the longest.
-        let mut prefixes = Vec::new();
+        let mut prefixes: SmallVec<[_; 4]> = SmallVec::new();
         let mut node = &self.nodes[0];
         let mut rest = path.strip_prefix('/').unwrap_or(path);
         loop {
@@ -304,12 +309,16 @@ impl PathTree {
 }
 
 /// Lower case, without port and without the final dot of a full name.
-fn normal_host(host: &str) -> String {
+fn normal_host(host: &str) -> Cow<'_, str> {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.split(':').next().unwrap_or(host),
     };
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+    let name = name.strip_suffix('.').unwrap_or(name);
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(name.to_ascii_lowercase()),
+        false => Cow::Borrowed(name),
+    }
 }
 
 impl HostPattern {
@@ -352,7 +361,7 @@ impl FromStr for HostPattern {
         if name.contains(':') && !is_address {
             return Err(invalid("a host pattern has no port and no scheme"));
         }
-        let name = if is_address { name.to_ascii_lowercase() } else { normal_host(name) };
+        let name = if is_address { name.to_ascii_lowercase() } else { normal_host(name).into_owned() };
         if !is_address && !crate::values::is_host_name(&name) {
             return Err(invalid("like `api.example.com` or `*.example.org`"));
         }

@@ -41,6 +41,15 @@ pub(super) fn span(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|&byte| !is(byte, class)).unwrap_or(bytes.len())
 }
 
+/// The same for bytes of field values, which are the most of a head: sixteen at a time, in a form the compiler turns into vectors.
+pub(super) fn value_span(bytes: &[u8]) -> usize {
+    let odd = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
+    let blocks =
+        bytes.chunks_exact(16).take_while(|block| !block.iter().fold(false, |any, &byte| any | odd(byte)));
+    let plain = blocks.count() * 16;
+    plain + span(&bytes[plain..], VALUE)
+}
+
 pub(super) fn all(bytes: &[u8], class: u8) -> bool {
     bytes.iter().all(|&byte| is(byte, class))
 }

@@ -5,7 +5,7 @@
 
 use super::Refusal;
 use super::grammar::{
-    BARE_CR, BARE_LF, TARGET, TOKEN, VALUE, all, as_str, authority_is_valid, bad, is, span, trim,
+    BARE_CR, BARE_LF, TARGET, TOKEN, all, as_str, authority_is_valid, bad, is, span, trim, value_span,
 };
 
 /// How large a head may be.
@@ -158,7 +158,7 @@ fn next_field(bytes: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
         _ => return Err(bad("A header name holds a byte that is not allowed there.")),
     }
     let start = colon + 1;
-    let end = start + span(&bytes[start..], VALUE);
+    let end = start + value_span(&bytes[start..]);
     match &bytes[end..] {
         [b'\r', b'\n', ..] => {}
         [b'\r', ..] => return Err(BARE_CR),

@@ -67,6 +67,9 @@ pub struct Wire {
     expires: AtomicU64,
     expired: bool,
     born: Instant,
+    /// Since when the client has sent nothing of a body, or taken nothing of an answer.
+    read_stalled: Option<Instant>,
+    write_stalled: Option<Instant>,
     /// The client has closed its side while it waits for an answer; when that is taken for leaving.
     leaves: Option<Instant>,
     /// Start of the current wait: for a first byte, then for the rest of the head.
@@ -86,6 +89,12 @@ enum Stage {
     Tunnel,
     /// Nothing more is read.
     Closed,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Read,
+    Write,
 }
 
 /// What is left of the current request's body.
@@ -115,6 +124,8 @@ impl Wire {
             expires: AtomicU64::new(0),
             expired: false,
             born: Instant::now(),
+            read_stalled: None,
+            write_stalled: None,
             leaves: None,
             since: Instant::now(),
             alarm: Alarm::default(),
@@ -297,8 +308,14 @@ impl Wire {
         let before = buf.filled().len();
         match self.poll_inner(cx, buf) {
             Poll::Ready(read) => read?,
-            Poll::Pending => return self.poll_expiry(cx),
+            Poll::Pending => {
+                if self.poll_stall(cx, Side::Read).is_ready() {
+                    return Poll::Ready(self.refuse_body(BODY_STALLED));
+                }
+                return self.poll_expiry(cx);
+            }
         }
+        self.read_stalled = None;
         let fresh = &buf.filled()[before..];
         let used = match self.body.take(fresh) {
             Ok(used) => used,
@@ -337,6 +354,17 @@ impl Wire {
         }
         // But for the expiry nobody needs to be woken: the reader asks again when the answer is done, or never.
         self.poll_expiry(cx)
+    }
+
+    /// Ready when the client has not moved for as long as it may be idle. Only a read or write that has to wait comes here, so that
+    /// all others need no timer.
+    fn poll_stall(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<()> {
+        let stalled = match side {
+            Side::Read => &mut self.read_stalled,
+            Side::Write => &mut self.write_stalled,
+        };
+        let since = *stalled.get_or_insert_with(Instant::now);
+        self.alarm.poll(cx, since + self.terms.idle_timeout)
     }
 
     fn poll_expiry(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -481,6 +509,8 @@ impl fmt::Debug for Wire {
 const INNER: &str = "the inner stream is taken only by drop";
 const TOO_SLOW: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
+const BODY_STALLED: Refusal =
+    Refusal { status: 408, code: "request_timeout", reason: "The body took too long to arrive." };
 const HOLD_STEP: usize = 4 * 1024;
 /// How long a client that closed its side is still waited for. Longer than tools wait that send, half-close and read.
 const HALF_CLOSE: Duration = Duration::from_secs(1);

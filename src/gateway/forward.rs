@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::header::{CONNECTION, HeaderName};
 use http::request::Parts as ReqParts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -95,8 +95,7 @@ pub(super) fn announce(
     peer: IpAddr,
     entrance: Entrance,
 ) -> Result<(), GatewayError> {
-    let placeholder =
-        RequestHeader::build_no_case(Method::GET, b"/", Some(0)).map_err(|_| GatewayError::Internal)?;
+    let placeholder = RequestHeader::from(http::Request::new(()).into_parts().0);
     let mut parts = ReqParts::from(std::mem::replace(req, placeholder));
     set_forwarding(&mut parts.headers, ctx, peer, entrance)?;
     *req = parts.into();

@@ -37,7 +37,7 @@ use crate::platforms::{Streamed, Target};
 use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Retry};
-use crate::upstream::{Keepalive, TUNNEL_SILENCE, Use};
+use crate::upstream::{Keepalive, Use};
 
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
@@ -65,12 +65,8 @@ impl Gateway {
         let settings = &snapshot.settings;
         self.identify(session, ctx);
         ctx.in_flight = Some(self.load.enter(settings.limits.in_flight)?);
-        let silence = match purpose(session) {
-            Use::Exchange => settings.limits.idle_timeout,
-            Use::Tunnel => settings.limits.idle_timeout.max(TUNNEL_SILENCE),
-        };
-        session.set_read_timeout(Some(silence));
-        session.set_write_timeout(Some(silence));
+        // The wire bounds the client's silence, without a timer for every read.
+        session.set_read_timeout(None);
         session.set_total_drain_timeout(Some(DRAIN));
 
         if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
@@ -292,9 +288,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
         if resp.status == StatusCode::SWITCHING_PROTOCOLS {
-            ctx.is_tunnel = true;
             // The client may be silent for as long as the function talks; when both are, the function's time-out ends the tunnel.
-            session.set_read_timeout(None);
+            ctx.is_tunnel = true;
             return Ok(());
         }
         forward::strip_hop_by_hop(resp);
@@ -481,7 +476,7 @@ fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut Requ
 
 /// The last touch on every function's head.
 fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
-    resp.insert_header(forward::X_REQUEST_ID, ctx.request_id())
+    resp.insert_header("X-Request-Id", ctx.request_id())
 }
 
 /// Whether an answer has begun, so that a fault can only be shown by cutting it. After 101 the bytes are those of another protocol.

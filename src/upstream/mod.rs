@@ -300,7 +300,7 @@ const UNSHARED_GROUPS: u64 = 1024;
 /// Surplus connections of a burst serve the burst and are gone soon after.
 const OVERFLOW_IDLE: Duration = Duration::from_millis(300);
 /// A WebSocket may be silent for this long on either side.
-pub const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
+const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
 const H2_STREAMS: usize = 100;
 const H2_PING: Duration = Duration::from_secs(20);
 

@@ -363,8 +363,8 @@ mod secrets {
             files.drawn(),
             "warning: routes[0].target.openfunction.authorization.service_token: a secret stands in a file that others can read\n \
              --> fngate.yaml:7:41\n  |\n7 |         authorization: { service_token: *** }\n  \
-             |                                         ^^^\n  |\n  = help: X
-             `{ env: … }` or `{ credential: … }`\n\n1 warning\n"
+             |                                         ^^^\n  |\n  = help: use `{ credential: … }`, `{ file: … }` or `{ env: … }`, or \
+             `chmod 600` the file\n\n1 warning\n"
         );
         assert!(files.load().plan.is_some());
     }

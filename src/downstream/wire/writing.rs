@@ -12,7 +12,7 @@ use bytes::Buf;
 use pingora_core::protocols::Shutdown;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::{INNER, Stage, Wire};
+use super::{INNER, Side, Stage, Wire};
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -42,10 +42,12 @@ impl AsyncWrite for Wire {
             all[1..=taken].copy_from_slice(&pieces[..taken]);
             let inner = wire.inner.as_mut().expect(INNER);
             let first = usize::from(wire.out.is_empty());
-            let written = match ready!(Pin::new(inner).poll_write_vectored(cx, &all[first..=taken])) {
-                Ok(written) => written,
-                Err(error) => return Poll::Ready(Err(wire.broken(error))),
+            let written = match Pin::new(inner).poll_write_vectored(cx, &all[first..=taken]) {
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(wire.broken(error))),
+                Poll::Pending => return wire.poll_write_stall(cx).map(Err),
             };
+            wire.write_stalled = None;
             let ours = written.min(wire.out.len());
             wire.out.advance(ours);
             if written > ours || written == 0 {
@@ -96,7 +98,10 @@ impl Wire {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
             let inner = self.inner.as_mut().expect(INNER);
-            let written = ready!(Pin::new(inner).poll_write(cx, &self.out));
+            let Poll::Ready(written) = Pin::new(inner).poll_write(cx, &self.out) else {
+                return self.poll_write_stall(cx).map(Err);
+            };
+            self.write_stalled = None;
             match written {
                 Ok(0) => return Poll::Ready(Err(self.broken(io::ErrorKind::WriteZero.into()))),
                 Ok(written) => self.out.advance(written),
@@ -104,6 +109,12 @@ impl Wire {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// A client that takes nothing for as long as it may be idle is given up.
+    fn poll_write_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.poll_stall(cx, Side::Write));
+        Poll::Ready(self.broken(io::ErrorKind::TimedOut.into()))
     }
 
     fn broken(&mut self, error: io::Error) -> io::Error {
