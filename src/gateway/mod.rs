@@ -167,6 +167,8 @@ impl ProxyHttp for Gateway {
         let lease = function.upstream.lease().map_err(|error| ours(ctx, error))?;
         let peer = function.upstream.peer(&lease, purpose, remaining);
         ctx.upstream.begin(lease);
+        // Another attempt is given the body from its start.
+        ctx.body_in = 0;
         Ok(peer)
     }
 
