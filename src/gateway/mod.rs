@@ -290,6 +290,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         forward::strip_hop_by_hop(resp);
+        forward::state_length_once(resp)?;
         if resp.status.is_informational() {
             return Ok(());
         }

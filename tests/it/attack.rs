@@ -19,6 +19,16 @@ async fn a_body_that_is_sent_once_more_is_not_counted_twice() {
     assert_eq!((&line["attempts"], &line["bytes_in"]), (&2.into(), &60.into()), "{line}");
 }
 
+#[tokio::test]
+async fn a_length_that_a_function_says_twice_is_said_once() {
+    for lengths in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 2, 2"] {
+        let origin = Origin::raw(format!("HTTP/1.1 200 OK\r\n{lengths}\r\n\r\nok").as_str()).await;
+        let gateway = Gateway::start(&route("/fn", &openfunction(&origin))).await;
+        let answer = gateway.get("/fn").await;
+        assert_eq!((answer.all("content-length"), answer.text().as_str()), (vec!["2"], "ok"), "{lengths}");
+    }
+}
+
 fn openfunction(origin: &Origin) -> String {
     format!("openfunction: {{ function_uri: '{}/' }}", origin.url())
 }
