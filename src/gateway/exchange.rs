@@ -68,9 +68,12 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     if expects && session.as_downstream_mut().write_continue_response().await.is_err() {
         return Err(GatewayError::ClientGone);
     }
+    // HTTP/2 has no time-out of its own for a body that stalls.
+    let silence = ctx.snapshot.settings.limits.idle_timeout;
     let mut body = BytesMut::new();
     loop {
-        match session.read_request_body().await {
+        let piece = tokio::time::timeout(silence, session.read_request_body()).await;
+        match piece.map_err(|_| GatewayError::RequestTimeout)? {
             Ok(Some(bytes)) => {
                 ctx.body_in += bytes.len() as u64;
                 if body.len() + bytes.len() > limit {
