@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -139,6 +139,16 @@ pub(super) fn strip_hop_by_hop(resp: &mut ResponseHeader) {
     for name in nominated.iter().chain(&HOP_BY_HOP) {
         resp.remove_header(name);
     }
+}
+
+/// Only HTTP/2 lets a cookie come in several fields; functions expect the one that RFC 9113 section 8.2.3 makes of them.
+pub(super) fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> {
+    let crumbs: Vec<&[u8]> = req.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return Ok(());
+    }
+    let cookie = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    cookie.map_err(|_| GatewayError::Internal).and_then(|cookie| set(req, COOKIE, cookie))
 }
 
 /// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).
