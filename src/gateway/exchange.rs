@@ -250,6 +250,6 @@ fn explain(mut error: Box<Error>) -> GatewayError {
     if *error.esource() == ErrorSource::Unset {
         error.as_up();
     }
-    log::debug!("exchange: {error}");
+    log::debug!("exchange: {}", fault::unquoted(&error));
     fault::reason(&error)
 }

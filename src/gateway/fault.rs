@@ -28,6 +28,15 @@ pub(super) fn refused(refusal: Refusal) -> GatewayError {
     }
 }
 
+/// The error without the bytes that Pingora quotes in it: a function may have sent a credential back.
+pub(super) fn unquoted(error: &Error) -> String {
+    let mut text = error.to_string();
+    if let Some(quote) = text.find("buf: ") {
+        text.truncate(quote);
+    }
+    text
+}
+
 fn upstream(error: &Error) -> GatewayError {
     use ErrorType::*;
     match error.etype() {

@@ -345,7 +345,7 @@ impl ProxyHttp for Gateway {
         ctx.upstream.end();
         let reason = self.explain(session, error, ctx);
         if reason != GatewayError::ClientGone {
-            log::debug!("{}: {reason}: {error}", ctx.request_id());
+            log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
         }
         let status = reason.status().as_u16();
         // Once an answer has begun, the fault can only be shown by cutting it.

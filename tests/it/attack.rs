@@ -29,6 +29,32 @@ async fn a_length_that_a_function_says_twice_is_said_once() {
     }
 }
 
+#[tokio::test]
+async fn the_most_verbose_log_shows_no_credential() {
+    let origin = Origin::echo().await;
+    let target = format!(
+        "http: {{ url: '{}/', headers: {{ authorization: our-secret, x-key: our-secret }} }}",
+        origin.url()
+    );
+    let gateway = Gateway::builder().env("FNGATE_LOG", "trace").start(&route("/fn", &target)).await;
+
+    let answer = gateway.send(&Request::get("/fn").header("Cookie", "their-secret")).await;
+    gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    assert!(gateway.reload(&route("/fn", &target)).await);
+
+    let log = gateway.stderr();
+    assert!(!log.contains("our-secret") && !log.contains("their-secret"), "{log}");
+}
+
+#[tokio::test]
+async fn a_password_in_a_uri_is_not_shown_where_it_is_refused() {
+    let checked =
+        check(&route("/fn", "http: { url: 'http://user:our-secret@localhost/?code=our-secret' }")).await;
+
+    checked.refuses(&["credentials do not belong into a URI"]);
+    assert!(!checked.said().contains("user:our-secret"), "{}", checked.said());
+}
+
 fn openfunction(origin: &Origin) -> String {
     format!("openfunction: {{ function_uri: '{}/' }}", origin.url())
 }
