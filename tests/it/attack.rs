@@ -55,6 +55,12 @@ async fn a_password_in_a_uri_is_not_shown_where_it_is_refused() {
     assert!(!checked.said().contains("user:our-secret"), "{}", checked.said());
 }
 
+#[tokio::test]
+async fn a_bundle_of_authorities_without_end_is_refused() {
+    let checked = check(&route("/fn", "http: { url: 'https://localhost/', ca: /dev/zero }")).await;
+    checked.refuses(&["ca: `/dev/zero` is larger than"]);
+}
+
 fn openfunction(origin: &Origin) -> String {
     format!("openfunction: {{ function_uri: '{}/' }}", origin.url())
 }
