@@ -330,8 +330,10 @@ impl FromStr for TargetUri {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
+        // Without the query, which may be a key.
+        let shown = text.split(['?', '#']).next().unwrap_or_default();
         let invalid = |why: &str| {
-            Invalid::new(format!("`{text}` is not a usable URI: {why}"))
+            Invalid::new(format!("`{shown}` is not a usable URI: {why}"))
                 .hint("like `https://functions.example.com/default/hello`")
         };
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();

@@ -251,7 +251,12 @@ fn excerpt(source: &Source, line: usize, span: Span, secrets: &[Span]) -> Excerp
     let marked = span.start.min(bounds.end)..span.end.clamp(span.start.min(bounds.end), bounds.end);
     let on_line =
         |secret: &&Span| secret.file == span.file && secret.start < bounds.end && secret.end > bounds.start;
-    let secrets: Vec<&Span> = secrets.iter().filter(on_line).collect();
+    let passwords = passwords(&source.text[bounds.clone()]).map(|at| Span {
+        file: span.file,
+        start: bounds.start + at.start,
+        end: bounds.start + at.end,
+    });
+    let secrets: Vec<Span> = secrets.iter().filter(on_line).copied().chain(passwords).collect();
     let mut out = Excerpt { line: String::new(), marked: 0..0 };
     let first = bounds
         .start
@@ -289,6 +294,15 @@ fn excerpt(source: &Source, line: usize, span: Span, secrets: &[Span]) -> Excerp
         out.line.push('…');
     }
     out
+}
+
+/// What stands before the `@` of the URIs in this line: they have no business there, but somebody will try.
+fn passwords(line: &str) -> impl Iterator<Item = Range<usize>> {
+    line.match_indices("://").filter_map(|(at, slashes)| {
+        let start = at + slashes.len();
+        let authority = line[start..].split(['/', '?', '#', ' ', '"', '\'']).next()?;
+        Some(start..start + authority.rfind('@')?)
+    })
 }
 
 /// Where a long line begins to be shown, so that what is meant is in sight.

@@ -73,6 +73,35 @@ pub(super) fn check(bytes: &[u8], limits: &HeadLimits) -> Result<(Head, usize), 
     Ok((seen.judge(&request)?, length))
 }
 
+/// Judges a head that came over HTTP/2 by the rules that its frames say nothing about: a client shall gain nothing by the choice
+/// of its protocol. How large it may be as a whole is for the library that reads the frames.
+pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(), Refusal> {
+    if head.method.as_str().len() > METHOD_LIMIT {
+        return Err(METHOD_TOO_LONG);
+    }
+    if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.request_line) {
+        return Err(TARGET_TOO_LONG);
+    }
+    if head.uri.authority().is_some_and(|authority| !authority_is_valid(authority.as_str().as_bytes())) {
+        return Err(bad("The authority is not a host with an optional port."));
+    }
+    let mut seen = Seen::default();
+    let mut fields = 0;
+    for (name, value) in &head.headers {
+        let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        // A cookie may come in any number of crumbs (RFC 9113 section 8.2.3).
+        fields += usize::from(name != b"cookie");
+        if name.len() + value.len() > limits.field {
+            return Err(FIELD_TOO_LARGE);
+        }
+        if trim(value).len() < value.len() {
+            return Err(bad("A header value begins or ends with a blank."));
+        }
+        seen.note(&Field { name, value })?;
+    }
+    if fields > limits.fields { Err(TOO_MANY_FIELDS) } else { Ok(()) }
+}
+
 /// Looks for the end of a head that arrives in pieces, and stops early at what can no longer become a good one.
 #[derive(Debug, Default)]
 pub(super) struct Search {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use accept::Front;
 pub use answer::RequestId;
-pub use head::HeadLimits;
+pub use head::{HeadLimits, check_http2};
 pub use wire::Wire;
 
 /// On which terms connections are served. Those that are open keep the terms they were accepted under.

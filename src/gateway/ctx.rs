@@ -33,7 +33,7 @@ pub struct RequestCtx {
     /// The function refused our credential; its answer was passed on.
     pub(super) credential_refused: bool,
     pub(super) upstream: Attempts,
-    /// Bytes of the request's body that have arrived.
+    /// Bytes of the request's body that the current attempt has been given.
     pub(super) body_in: u64,
     /// `Some` from the moment the request counts against the limits.
     pub(super) in_flight: Option<InFlight>,

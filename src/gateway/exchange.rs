@@ -70,9 +70,12 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     if expects && session.as_downstream_mut().write_continue_response().await.is_err() {
         return Err(GatewayError::ClientGone);
     }
+    // HTTP/2 has no time-out of its own for a body that stalls.
+    let silence = ctx.snapshot.settings.limits.idle_timeout;
     let mut body = BytesMut::new();
     loop {
-        match session.read_request_body().await {
+        let piece = tokio::time::timeout(silence, session.read_request_body()).await;
+        match piece.map_err(|_| GatewayError::RequestTimeout)? {
             Ok(Some(bytes)) => {
                 ctx.body_in += bytes.len() as u64;
                 if body.len() + bytes.len() > limit {
@@ -248,6 +251,6 @@ fn explain(mut error: Box<Error>) -> GatewayError {
     if *error.esource() == ErrorSource::Unset {
         error.as_up();
     }
-    log::debug!("exchange: {error}");
+    log::debug!("exchange: {}", fault::unquoted(&error));
     fault::reason(&error)
 }

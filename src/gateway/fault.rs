@@ -19,13 +19,22 @@ pub(super) fn reason(error: &Error) -> GatewayError {
 
 /// The reason behind a refusal of the wire.
 pub(super) fn refused(refusal: Refusal) -> GatewayError {
-    match refusal.status {
-        408 => GatewayError::RequestTimeout,
-        413 => GatewayError::BodyTooLarge,
-        431 => GatewayError::HeadersTooLarge,
-        501 => GatewayError::UnsupportedCoding,
+    match refusal.code {
+        "request_timeout" => GatewayError::RequestTimeout,
+        "body_too_large" => GatewayError::BodyTooLarge,
+        "headers_too_large" => GatewayError::HeadersTooLarge,
+        "unsupported_coding" => GatewayError::UnsupportedCoding,
         _ => GatewayError::BadRequest(refusal.reason),
     }
+}
+
+/// The error without the bytes that Pingora quotes in it: a function may have sent a credential back.
+pub(super) fn unquoted(error: &Error) -> String {
+    let mut text = error.to_string();
+    if let Some(quote) = text.find("buf: ") {
+        text.truncate(quote);
+    }
+    text
 }
 
 fn upstream(error: &Error) -> GatewayError {

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName};
 use http::request::Parts as ReqParts;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{ErrorType, OrErr};
 
 use super::ctx::RequestCtx;
 use crate::error::GatewayError;
@@ -184,6 +185,29 @@ pub(super) fn strip_hop_by_hop(resp: &mut ResponseHeader) {
     for name in nominated.iter().chain(&HOP_BY_HOP) {
         resp.remove_header(name);
     }
+}
+
+/// Only HTTP/2 lets a cookie come in several fields; functions expect the one that RFC 9113 section 8.2.3 makes of them.
+pub(super) fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> {
+    let crumbs: Vec<&[u8]> = req.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() < 2 {
+        return Ok(());
+    }
+    let cookie = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    cookie.map_err(|_| GatewayError::Internal).and_then(|cookie| set(req, COOKIE, cookie))
+}
+
+/// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).
+pub(super) fn state_length_once(resp: &mut ResponseHeader) -> pingora::Result<()> {
+    let mut lengths = resp.headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    let (Some(first), second) = (lengths.next(), lengths.next()) else { return Ok(()) };
+    let length = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    if second.is_none() && length.len() == first.len() {
+        return Ok(());
+    }
+    let length =
+        HeaderValue::from_bytes(length).or_err(ErrorType::InvalidHTTPHeader, "length of an answer")?;
+    resp.insert_header(CONTENT_LENGTH, length)
 }
 
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {

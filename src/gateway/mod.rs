@@ -30,7 +30,7 @@ use pingora::{Error, ErrorSource};
 use self::ctx::{Match, RequestCtx};
 use self::forward::{Entrance, Trust};
 use self::limits::Load;
-use crate::downstream::Wire;
+use crate::downstream::{self, HeadLimits, Wire};
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::{Streamed, Target};
@@ -75,6 +75,11 @@ impl Gateway {
             return Err(GatewayError::MethodNotAllowed(
                 "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
             ));
+        }
+        if session.req_header().version == http::Version::HTTP_2 {
+            // The wire has seen to it for HTTP/1.
+            downstream::check_http2(session.req_header(), &HeadLimits::default()).map_err(fault::refused)?;
+            forward::join_cookies(session.req_header_mut())?;
         }
         let head = session.req_header();
         let matched = find(&snapshot, head)?;
@@ -293,6 +298,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         forward::strip_hop_by_hop(resp);
+        forward::state_length_once(resp)?;
         if resp.status.is_informational() {
             return Ok(());
         }
@@ -339,7 +345,7 @@ impl ProxyHttp for Gateway {
         ctx.upstream.end();
         let reason = self.explain(session, error, ctx);
         if reason != GatewayError::ClientGone {
-            log::debug!("{}: {reason}: {error}", ctx.request_id());
+            log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
         }
         let status = reason.status().as_u16();
         if !has_begun(session) && reason != GatewayError::ClientGone {

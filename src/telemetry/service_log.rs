@@ -170,12 +170,15 @@ impl Budget {
 
 /// The most verbose level that is shown of a target. Pingora logs an error for every client that leaves and every function that
 /// fails, which the access log says better; what remains is what its listeners and its server have to say. Other libraries only
-/// warn. Who asks for `debug` gets everything.
+/// warn. Who asks for `debug` gets what all of them find worth telling, but never more: their details are whole heads, and the
+/// credentials in them.
 fn limit(level: LevelFilter, target: &str) -> LevelFilter {
     let is_of =
         |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    if level >= LevelFilter::Debug || is_of("fngate") {
+    if is_of("fngate") {
         level
+    } else if level >= LevelFilter::Debug {
+        LevelFilter::Info
     } else if is_of("pingora_core::services") || is_of("pingora_core::server") {
         level.min(LevelFilter::Error)
     } else if target.starts_with("pingora") {

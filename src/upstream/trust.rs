@@ -1,6 +1,8 @@
 //! `Roots`: the certificate authorities of one PEM file, in the form Pingora's connector takes.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,8 +25,13 @@ pub struct Roots {
 
 impl Roots {
     pub fn load(path: &Path) -> Result<Self, Invalid> {
-        let pem = std::fs::read(path)
+        let mut pem = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut pem))
             .map_err(|e| Invalid::new(format!("`{}` cannot be read: {e}", path.display())))?;
+        if pem.len() as u64 > LARGEST_FILE {
+            return Err(Invalid::new(format!("`{}` is larger than {LARGEST_FILE} bytes", path.display())));
+        }
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<_, _>>()
             .map_err(|e| Invalid::new(format!("`{}` is not PEM: {e}", path.display())))?;
@@ -71,3 +78,6 @@ fn identity(pem: &[u8]) -> u64 {
     pem.hash(&mut hasher);
     hasher.finish()
 }
+
+/// The bundles of whole operating systems are a twentieth of this.
+const LARGEST_FILE: u64 = 4 << 20;

@@ -31,7 +31,7 @@ async fn a_request_passes_with_all_it_has() {
     );
     assert_eq!(seen.header("x-custom"), Some("yes"));
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
-    assert_eq!(seen.all("cookie").join("; "), "a=1; b=2");
+    assert_eq!(seen.all("cookie"), ["a=1; b=2"]);
     assert_eq!(seen.all("host"), [origin.addr().to_string()]);
 }
 
@@ -179,6 +179,20 @@ async fn what_is_malformed_never_becomes_a_request() {
         ("two lengths", [good, &[("content-length", b"0"), ("content-length", b"1")]].concat(), false),
         ("length that is none", with("content-length", b"+0"), false),
         ("TRACE", instead(":method", b"TRACE"), false),
+        ("underscore look-alike", with("x_forwarded_for", b"6.6.6.6"), false),
+        ("underscore look-alike of the length", with("content_length", b"6"), false),
+        (
+            "the same length twice",
+            [good, &[("content-length", b"0"), ("content-length", b"0")]].concat(),
+            false,
+        ),
+        ("length with a leading zero", with("content-length", b"00"), false),
+        ("unknown expectation", with("expect", b"200-ok"), false),
+        ("blank before a value", with("x", b" 1"), false),
+        ("list in the authority", instead(":authority", b"localhost,evil"), false),
+        ("method without end", instead(":method", &[b'A'; 33]), false),
+        ("too many fields", [good, &[("x", &b"1"[..]); 201]].concat(), false),
+        ("many crumbs of a cookie", [good, &[("cookie", &b"a=1"[..]); 201]].concat(), true),
     ] {
         let before = origin.requests().len();
         let answer = frames(&gateway, &ca, &fields).await;
@@ -188,6 +202,57 @@ async fn what_is_malformed_never_becomes_a_request() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_head_may_be_as_large_as_one_of_the_old_version() {
+    let (gateway, origin, ca) = guarded().await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let long = |length| "x".repeat(length);
+
+    for (path, field, status) in [(8_000, 8_000, 200), (17_000, 10, 400), (10, 17_000, 431)] {
+        let request = hyper::Request::get(format!("https://localhost/fn/{}", long(path)))
+            .header("x-long", long(field))
+            .body(Full::default())
+            .unwrap();
+        assert_eq!(client.call(request).await.unwrap().status(), status, "{path} {field}");
+    }
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_is_given_up() {
+    let origin = Origin::echo().await;
+    let ca = Ca::new();
+    let yaml = routes(&[
+        ("streamed", "/streamed", &format!("http: {{ url: '{}/', timeout: 1s }}", origin.url())),
+        (
+            "buffered",
+            "/buffered",
+            &format!(
+                "openwhisk: {{ api_host: '{}', service_token: 'a:b', namespace: guest, action: test }}",
+                origin.url()
+            ),
+        ),
+    ]);
+    let leaf = ca.leaf(&["localhost"]);
+    let gateway = Gateway::start_tls(&leaf, &format!("limits: {{ idle_timeout: 1s }}\n{yaml}")).await;
+
+    for (path, status) in [("/streamed", 504), ("/buffered", 408)] {
+        let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+        client.write_all(&preface()).await.unwrap();
+        let fields: &[(&str, &[u8])] = &[
+            (":method", b"POST"),
+            (":scheme", b"https"),
+            (":authority", b"localhost"),
+            (":path", path.as_bytes()),
+        ];
+        let mut open = headers(1, fields);
+        open[4] &= !1; // Without END_STREAM.
+        client.write_all(&open).await.unwrap();
+        let line = &gateway.access_log(if path == "/streamed" { 1 } else { 2 }).await;
+        assert_eq!(line.last().unwrap()["status"], status, "{line:?}");
+    }
 }
 
 #[tokio::test]

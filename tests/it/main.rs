@@ -15,6 +15,8 @@ mod answers;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
+/// What broke it once, from outside.
+mod attack;
 /// Everything at once, and the account afterwards.
 mod chaos;
 /// The verbs besides `run`.

@@ -1,0 +1,66 @@
+//! What broke the built binary once, from outside: each case here was seen to fail.
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_body_that_is_sent_once_more_is_not_counted_twice() {
+    let origin = Origin::http1().echo().answers_per_connection(1).start().await;
+    let gateway =
+        Gateway::start(&format!("limits: {{ body: 100 }}\n{}", route("/fn", &openfunction(&origin)))).await;
+    let body = "x".repeat(60);
+    let request = Request::new("PUT", "/fn").body(body.as_str());
+
+    assert_eq!(gateway.send(&request).await.status(), 200);
+    let answer = gateway.send(&request).await;
+
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    assert_eq!(answer.json::<Echo>().body, body);
+    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    assert_eq!((&line["attempts"], &line["bytes_in"]), (&2.into(), &60.into()), "{line}");
+}
+
+#[tokio::test]
+async fn a_length_that_a_function_says_twice_is_said_once() {
+    for lengths in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 2, 2"] {
+        let origin = Origin::raw(format!("HTTP/1.1 200 OK\r\n{lengths}\r\n\r\nok").as_str()).await;
+        let gateway = Gateway::start(&route("/fn", &openfunction(&origin))).await;
+        let answer = gateway.get("/fn").await;
+        assert_eq!((answer.all("content-length"), answer.text().as_str()), (vec!["2"], "ok"), "{lengths}");
+    }
+}
+
+#[tokio::test]
+async fn the_most_verbose_log_shows_no_credential() {
+    let origin = Origin::echo().await;
+    let target = format!(
+        "http: {{ url: '{}/', headers: {{ authorization: our-secret, x-key: our-secret }} }}",
+        origin.url()
+    );
+    let gateway = Gateway::builder().env("FNGATE_LOG", "trace").start(&route("/fn", &target)).await;
+
+    let answer = gateway.send(&Request::get("/fn").header("Cookie", "their-secret")).await;
+    gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    assert!(gateway.reload(&route("/fn", &target)).await);
+
+    let log = gateway.stderr();
+    assert!(!log.contains("our-secret") && !log.contains("their-secret"), "{log}");
+}
+
+#[tokio::test]
+async fn a_password_in_a_uri_is_not_shown_where_it_is_refused() {
+    let checked =
+        check(&route("/fn", "http: { url: 'http://user:our-secret@localhost/?code=our-secret' }")).await;
+
+    checked.refuses(&["credentials do not belong into a URI"]);
+    assert!(!checked.said().contains("user:our-secret"), "{}", checked.said());
+}
+
+#[tokio::test]
+async fn a_bundle_of_authorities_without_end_is_refused() {
+    let checked = check(&route("/fn", "http: { url: 'https://localhost/', ca: /dev/zero }")).await;
+    checked.refuses(&["ca: `/dev/zero` is larger than"]);
+}
+
+fn openfunction(origin: &Origin) -> String {
+    format!("openfunction: {{ function_uri: '{}/' }}", origin.url())
+}
