@@ -193,8 +193,8 @@ pub(super) fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> 
     if crumbs.len() < 2 {
         return Ok(());
     }
-    let cookie = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
-    cookie.map_err(|_| GatewayError::Internal).and_then(|cookie| set(req, COOKIE, cookie))
+    let cookie = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).map_err(|_| GatewayError::Internal)?;
+    req.insert_header(COOKIE, cookie).map_err(|_| GatewayError::Internal)
 }
 
 /// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).

@@ -7,6 +7,7 @@ mod names;
 pub mod resolve;
 mod slots;
 pub mod trust;
+mod tunnel;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -197,6 +198,9 @@ impl Upstream {
             Use::Tunnel => self.terms.timeout.max(TUNNEL_SILENCE),
         };
         let options = &mut peer.options;
+        if purpose == Use::Tunnel {
+            options.custom_l4 = Some(Arc::new(tunnel::Dialer));
+        }
         options.connection_timeout = cap(self.terms.connect_timeout);
         options.total_connection_timeout = options.connection_timeout;
         options.read_timeout = cap(silence);
