@@ -14,7 +14,7 @@ use crate::function::Function;
 use crate::platforms::Call;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Held;
-use crate::upstream::{Lease, Upstream};
+use crate::upstream::{Lease, Upstream, Use};
 
 pub struct RequestCtx {
     pub(super) started: Instant,
@@ -134,7 +134,7 @@ impl RequestCtx {
 
 impl Attempts {
     /// Begins an attempt on the address whose turn it is, but not on the one that could not be reached.
-    pub(super) fn begin(&mut self, upstream: &Upstream) -> Result<&Lease, GatewayError> {
+    pub(super) fn begin(&mut self, upstream: &Upstream, purpose: Use) -> Result<&Lease, GatewayError> {
         // First the slot of a failed attempt is given back. Its connection is gone, so that whoever takes the slot next dials, and
         // does not come upon another dead connection.
         self.lease = None;
@@ -142,6 +142,10 @@ impl Attempts {
             Some(failed) => upstream.lease_elsewhere(failed),
             None => upstream.lease(),
         }?;
+        let lease = match purpose {
+            Use::Exchange => lease,
+            Use::Tunnel => lease.for_tunnel(),
+        };
         let now = Instant::now();
         self.count += 1;
         self.began = Some(now);

@@ -125,7 +125,7 @@ async fn call(
 ) -> Result<(ResponseHeader, Bytes), GatewayError> {
     loop {
         let remaining = ctx.remaining()?;
-        let lease = ctx.upstream.begin(&function.upstream)?;
+        let lease = ctx.upstream.begin(&function.upstream, Use::Exchange)?;
         let peer = function.upstream.peer(lease, Use::Exchange, remaining);
         let attempt = attempt(gateway, ctx, function, &peer, target.limits().response, &head, &body);
         let failure = match remaining {

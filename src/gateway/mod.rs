@@ -167,7 +167,7 @@ impl ProxyHttp for Gateway {
         let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
         let purpose = purpose(session);
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
-        let lease = ctx.upstream.begin(&function.upstream);
+        let lease = ctx.upstream.begin(&function.upstream, purpose);
         let peer = lease.map(|lease| function.upstream.peer(lease, purpose, remaining));
         // What was read of the body passes its filter once more.
         ctx.body_in = 0;

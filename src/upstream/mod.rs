@@ -107,6 +107,12 @@ impl Lease {
     pub fn address(&self) -> SocketAddr {
         self.address.socket
     }
+
+    /// A tunnel's connection never comes back to the pool, so it leaves its slot to one that does.
+    pub fn for_tunnel(mut self) -> Self {
+        self.slot = Slot::none(&self.address.slots);
+        self
+    }
 }
 
 impl Upstream {

@@ -48,6 +48,11 @@ impl Slots {
 }
 
 impl Slot {
+    /// No slot, whatever is free.
+    pub(super) fn none(slots: &Arc<Slots>) -> Self {
+        Slot { slots: Arc::clone(slots), index: None }
+    }
+
     pub(super) fn index(&self) -> Option<u32> {
         self.index
     }

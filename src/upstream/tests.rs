@@ -158,6 +158,16 @@ async fn a_slot_is_a_connection_of_its_own_and_the_surplus_shares() {
 }
 
 #[tokio::test]
+async fn tunnels_take_no_slots_from_those_whose_connections_are_kept() {
+    let (_dir, resolver) = knows("").await;
+    let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
+    let tunnels: Vec<_> = (0..POOL + 1).map(|_| upstream.lease().unwrap().for_tunnel()).collect();
+
+    assert!(tunnels.iter().all(|tunnel| tunnel.slot.index().is_none()));
+    assert_eq!(upstream.lease().unwrap().slot.index(), Some(0));
+}
+
+#[tokio::test]
 async fn without_keepalive_no_two_requests_have_the_same_connection() {
     let (_dir, resolver) = knows("").await;
     for protocol in [Protocol::Http1, Protocol::Http2] {
