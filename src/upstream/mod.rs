@@ -204,9 +204,6 @@ impl Upstream {
             Use::Tunnel => self.terms.timeout.max(TUNNEL_SILENCE),
         };
         let options = &mut peer.options;
-        if purpose == Use::Tunnel {
-            options.custom_l4 = Some(Arc::new(tunnel::Dialer));
-        }
         options.connection_timeout = cap(self.terms.connect_timeout);
         options.total_connection_timeout = options.connection_timeout;
         options.read_timeout = cap(silence);
@@ -217,6 +214,12 @@ impl Upstream {
             | (Keepalive::On { idle, .. }, None, Protocol::Http2) => idle,
             (Keepalive::On { idle, .. }, None, Protocol::Http1) => idle.min(OVERFLOW_IDLE),
         });
+        if purpose == Use::Tunnel {
+            // Never on a connection that was dialled for something else.
+            peer.group_key = self.group ^ TUNNEL_GROUP;
+            peer.options.custom_l4 = Some(Arc::new(tunnel::Dialer));
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
         peer
     }
 }
@@ -305,6 +308,7 @@ impl Tracing for Tallied {
 }
 
 const OVERFLOW_GROUP: u64 = 0;
+const TUNNEL_GROUP: u64 = u64::MAX;
 /// Pingora remembers for each group, for ever, that a function refused HTTP/2, so there must be an end to them.
 const UNSHARED_GROUPS: u64 = 1024;
 /// Surplus connections of a burst serve the burst and are gone soon after.
