@@ -12,7 +12,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::ctx::RequestCtx;
-use super::{Gateway, INTERIM_ANSWERS, check_answer, fault, finish_head, notice_refusal, reply};
+use super::{Gateway, INTERIM_ANSWERS, check_answer, fault, finish_head, forward, notice_refusal, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
@@ -32,6 +32,8 @@ pub(super) async fn run(
     let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
     let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
     let mut head = session.req_header().clone();
+    // What a target makes of the client's fields, it makes of those that can be believed.
+    forward::announce(&mut head, ctx, super::peer_address(session), super::entrance(session))?;
     let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body)?;
     frame(&mut head, function, sealed.len())?;
 

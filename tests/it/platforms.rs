@@ -349,6 +349,26 @@ async fn an_action_takes_a_body_that_waits_to_be_asked_for() {
 }
 
 #[tokio::test]
+async fn a_web_action_is_told_only_what_can_be_believed_of_the_client() {
+    let origin = answering().await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "input: web")).await;
+    let request = Request::get("/fn")
+        .header("X-Forwarded-For", "203.0.113.7")
+        .header("X-Real-IP", "203.0.113.7")
+        .header("X-Forwarded-Proto", "https")
+        .header("Forwarded", "for=203.0.113.7")
+        .header("X-Request-Id", "forged");
+
+    let id = gateway.send(&request).await.header("x-request-id").unwrap().to_owned();
+
+    let parameters: Value = serde_json::from_slice(&origin.only_request().body).unwrap();
+    let seen = &parameters["__ow_headers"];
+    assert_eq!((&seen["x-forwarded-for"], &seen["x-real-ip"]), (&json!("127.0.0.1"), &json!("127.0.0.1")));
+    assert_eq!((&seen["x-forwarded-proto"], &seen["x-request-id"]), (&json!("http"), &json!(id)));
+    assert_eq!(seen["forwarded"], Value::Null);
+}
+
+#[tokio::test]
 async fn a_client_of_http_1_0_gets_no_interim_answer() {
     let origin = answering().await;
     let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "")).await;
