@@ -69,8 +69,11 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     let head = session.req_header();
     // A client of HTTP/1.0 does not know interim answers (RFC 9110 section 10.1.1).
     let expects = head.headers.contains_key(http::header::EXPECT) && head.version != Version::HTTP_10;
-    if expects && session.as_downstream_mut().write_continue_response().await.is_err() {
-        return Err(GatewayError::ClientGone);
+    if expects {
+        // Pingora takes any answer before the end of the body for a reason to close, this one too.
+        let keepalive = session.as_downstream().get_keepalive();
+        session.as_downstream_mut().write_continue_response().await.map_err(|_| GatewayError::ClientGone)?;
+        session.set_keepalive(keepalive);
     }
     // HTTP/2 has no time-out of its own for a body that stalls.
     let silence = ctx.snapshot.settings.limits.idle_timeout;

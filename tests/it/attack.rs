@@ -61,6 +61,29 @@ async fn a_bundle_of_authorities_without_end_is_refused() {
     checked.refuses(&["ca: `/dev/zero` is larger than"]);
 }
 
+#[tokio::test]
+async fn a_body_that_waits_to_be_asked_for_does_not_cost_the_connection() {
+    let origin = Origin::http1().reply(|_| Reply::json(&serde_json::json!({}))).start().await;
+    let target = format!(
+        "openwhisk: {{ api_host: '{}', service_token: 'a:b', namespace: guest, action: test }}",
+        origin.url()
+    );
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+    let mut client = gateway.client().await;
+    for _ in 0..3 {
+        client
+            .send(
+                "POST /fn HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n\
+                 Content-Length: 2\r\n\r\n",
+            )
+            .await;
+        assert!(client.head().await.first_line.contains(" 100 "));
+        client.send("{}").await;
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.header("connection")), (200, Some("keep-alive")));
+    }
+}
+
 fn openfunction(origin: &Origin) -> String {
     format!("openfunction: {{ function_uri: '{}/' }}", origin.url())
 }
