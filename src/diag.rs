@@ -3,11 +3,15 @@
 //! Compiling a configuration never stops at the first fault. A [`Scope`] knows its place in the tree (`routes[2].target.lambda`),
 //! records what it is told and goes on; the places become lines and columns when the faults are drawn.
 
+mod files;
+
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+pub use self::files::{NamedFile, read};
 
 /// One step from the root of a file to a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,7 +78,8 @@ pub struct Diagnostic {
 #[derive(Debug, Default)]
 pub struct Diagnostics {
     found: RefCell<Vec<Diagnostic>>,
-    files: RefCell<BTreeSet<PathBuf>>,
+    /// By path, a digest of what was read of them.
+    files: RefCell<BTreeMap<PathBuf, u64>>,
     base: PathBuf,
     lacks_credentials: bool,
 }
@@ -104,8 +109,8 @@ impl Diagnostics {
         found.iter().filter(|d| d.severity == Severity::Fault).map(|d| d.place.clone()).collect()
     }
 
-    /// The files that values name and that were read, or should have been.
-    pub fn files(&self) -> BTreeSet<PathBuf> {
+    /// The files that values name and that were read, or should have been; each with a digest of what was read.
+    pub fn files(&self) -> BTreeMap<PathBuf, u64> {
         self.files.borrow().clone()
     }
 
@@ -160,11 +165,11 @@ impl<'a> Scope<'a> {
         self.book.base.join(path)
     }
 
-    /// The path a value names, for reading; its change is a change of the configuration.
-    pub fn file(&self, path: impl AsRef<Path>) -> PathBuf {
+    /// The file a value names, for reading; its change is a change of the configuration.
+    pub fn file(&self, path: impl AsRef<Path>) -> NamedFile<'a> {
         let path = self.path(path);
-        self.book.files.borrow_mut().insert(path.clone());
-        path
+        self.book.files.borrow_mut().entry(path.clone()).or_default();
+        NamedFile { book: self.book, path }
     }
 
     /// Records a fault at this place.

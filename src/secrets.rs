@@ -1,12 +1,10 @@
 //! Reading secrets from where the configuration says they are.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret;
 
-use crate::diag::{Invalid, Scope};
+use crate::diag::{self, Invalid, Scope};
 use crate::values::{RawSecret, Secret};
 
 /// Reads the secret; a fault is recorded at `scope`.
@@ -27,7 +25,8 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
         }
         RawSecret::File(path) => {
             let scope = scope.key("file");
-            scope.accept(read(&scope.file(path)))?
+            let file = scope.file(path);
+            scope.accept(file.read(LARGEST_SECRET).and_then(|bytes| text(bytes, file.path())))?
         }
         RawSecret::Credential(name) => credential(&name, &scope.key("credential"))?,
     };
@@ -59,19 +58,19 @@ fn credential(name: &str, scope: &Scope<'_>) -> Option<String> {
         Invalid::new("there is no credentials directory")
             .hint("systemd sets CREDENTIALS_DIRECTORY for units with `LoadCredential=`")
     });
-    scope.accept(directory.and_then(|directory| read(&directory.join(name))))
+    scope.accept(directory.and_then(|directory| {
+        let path = directory.join(name);
+        text(diag::read(&path, LARGEST_SECRET)?, &path)
+    }))
 }
 
-/// Reads a secret's file; one final line break is not part of the secret.
-fn read(path: &Path) -> Result<String, Invalid> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST_SECRET + 1).read_to_string(&mut text));
-    let size = read.map_err(|e| Invalid::new(format!("`{}` cannot be read: {e}", path.display())))?;
-    if u64::try_from(size).is_ok_and(|size| size > LARGEST_SECRET) {
-        return Err(Invalid::new(format!("`{}` is larger than {LARGEST_SECRET} bytes", path.display())));
-    }
+/// What a secret's file says; one final line break is not part of the secret.
+fn text(bytes: Vec<u8>, path: &Path) -> Result<String, Invalid> {
+    let mut text = String::from_utf8(bytes)
+        .map_err(|_| Invalid::new(format!("`{}` cannot be read: it is not UTF-8", path.display())))?;
     let cut = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
-    Ok(cut.to_owned())
+    text.truncate(cut.len());
+    Ok(text)
 }
 
 fn check_credential_name(name: &str) -> Result<(), Invalid> {

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::diag::Invalid;
+use crate::diag::{Invalid, NamedFile};
 
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -36,9 +36,10 @@ pub struct Identity {
 
 impl Identity {
     /// Reads and checks a pair: the key fits the certificate. Whether it is valid now is for [`Identity::validity`] to say.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Invalid> {
+    pub fn load(certificate: &NamedFile<'_>, key: &NamedFile<'_>) -> Result<Self, Invalid> {
         let chain = read_chain(certificate)?;
         let signing_key = read_key(key)?;
+        let (certificate, key) = (certificate.path(), key.path());
         let name = certificate.display().to_string();
         let unusable = |why: &dyn std::fmt::Display| {
             Invalid::new(format!("the first certificate of `{name}` cannot be used: {why}"))
@@ -140,8 +141,9 @@ impl Table {
     }
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Invalid> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+fn read_chain(file: &NamedFile<'_>) -> Result<Vec<CertificateDer<'static>>, Invalid> {
+    let path = file.path();
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(file)?)
         .collect::<Result<_, _>>()
         .map_err(|_| Invalid::new(format!("`{}` is broken PEM", path.display())))?;
     if chain.is_empty() { Err(no_certificate(path)) } else { Ok(chain) }
@@ -152,9 +154,9 @@ fn no_certificate(path: &Path) -> Invalid {
         .hint("PEM, with a section `-----BEGIN CERTIFICATE-----`")
 }
 
-fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, Invalid> {
-    let pem = read(path)?;
-    let invalid = |what: &str| Invalid::new(format!("`{}` {what}", path.display()));
+fn read_key(file: &NamedFile<'_>) -> Result<Arc<dyn SigningKey>, Invalid> {
+    let pem = read(file)?;
+    let invalid = |what: &str| Invalid::new(format!("`{}` {what}", file.path().display()));
     if ENCRYPTED.iter().any(|mark| pem.windows(mark.len()).any(|window| window == *mark)) {
         return Err(invalid("is encrypted, and nobody is there to type its password")
             .hint("`openssl pkey -in FILE -out PLAIN`, and let only the service read it"));
@@ -170,11 +172,9 @@ fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, Invalid> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Invalid> {
-    std::fs::read(path).map_err(|e| {
-        Invalid::new(format!("`{}` cannot be read: {e}", path.display()))
-            .hint("it must exist and be readable for the user the service runs as")
-    })
+fn read(file: &NamedFile<'_>) -> Result<Vec<u8>, Invalid> {
+    let hint = "a PEM file that the user the service runs as can read";
+    file.read(LARGEST_FILE).map_err(|invalid| invalid.hint(hint))
 }
 
 fn dns_name(name: &GeneralName<'_>) -> Option<String> {
@@ -198,6 +198,9 @@ fn date(seconds: i64) -> String {
         .and_then(|date| date.format(&Rfc3339).ok())
         .unwrap_or_else(|| format!("second {seconds} since 1970"))
 }
+
+/// A chain is a hundredth of this.
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// How PEM says that a key needs a password: PKCS #8, and the older form.
 const ENCRYPTED: [&[u8]; 2] = [b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED"];

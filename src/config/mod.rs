@@ -18,7 +18,7 @@ mod shape;
 mod source;
 mod tree;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ fn load_source(path: &Path, source: Result<Source, Invalid>, book: Diagnostics) 
 
     let named = book.files();
     let hash = digest(&sources, &named);
-    files.extend(named);
+    files.extend(named.into_keys());
     found.extend(book.into_all().into_iter().filter_map(|d| locate(d, &documents, &sources)));
     let is_faultless = found.iter().all(|found| found.severity != Severity::Fault);
     let plan = compiled.filter(|_| is_faultless).map(|(settings, routes)| Plan { settings, routes, hash });
@@ -333,12 +333,11 @@ fn locate(diagnostic: Diagnostic, documents: &[Option<Document>], sources: &[Sou
     Some(Found { severity, file, span: marked, path: place.to_string(), message, hint })
 }
 
-/// Equal files give equal digests: of the configuration's own and of those it names.
-fn digest(sources: &[Source], named: &BTreeSet<PathBuf>) -> String {
+/// Equal files give equal digests: of the configuration's own and of those it names, as they were when they were compiled.
+fn digest(sources: &[Source], named: &BTreeMap<PathBuf, u64>) -> String {
     let mut hasher = DefaultHasher::new();
     sources.iter().for_each(|source| source.text.hash(&mut hasher));
-    // One that cannot be read has its fault already.
-    named.iter().filter_map(|path| source::read_bounded(path).ok()).for_each(|bytes| bytes.hash(&mut hasher));
+    named.values().for_each(|digest| digest.hash(&mut hasher));
     format!("{:016x}", hasher.finish())
 }
 

@@ -29,7 +29,7 @@ impl Source {
         let unreadable = |e: io::Error| Invalid::new(format!("the file cannot be read: {e}"));
         let file = File::open(path).map_err(unreadable)?;
         let exposure = exposure(&file.metadata().map_err(unreadable)?);
-        Source::checked(path, take_bounded(file).map_err(unreadable)?, exposure)
+        Source::checked(path, read_bounded(file).map_err(unreadable)?, exposure)
     }
 
     pub(super) fn checked(path: &Path, bytes: Vec<u8>, exposure: Exposure) -> Result<Self, Invalid> {
@@ -71,11 +71,7 @@ impl Source {
 }
 
 /// At most one byte more than a file may have.
-pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    take_bounded(File::open(path)?)
-}
-
-fn take_bounded(file: File) -> io::Result<Vec<u8>> {
+fn read_bounded(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(LARGEST_FILE).unwrap_or(u64::MAX);
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
+use crate::diag::{Diagnostics, Scope};
 
 /// A pair in files of its own.
 struct Pair {
@@ -39,8 +40,14 @@ impl Pair {
     }
 
     fn load(&self) -> Result<Identity, Invalid> {
-        Identity::load(&self.cert, &self.key)
+        load(&self.cert, &self.key)
     }
+}
+
+fn load(cert: &Path, key: &Path) -> Result<Identity, Invalid> {
+    let book = Diagnostics::default();
+    let scope = Scope::root(&book, 0);
+    Identity::load(&scope.file(cert), &scope.file(key))
 }
 
 fn params(names: &[&str]) -> CertificateParams {
@@ -115,7 +122,7 @@ fn fault(pair: &Pair, part: &str) {
 #[test]
 fn a_mismatched_pair_is_refused() {
     let (mine, other) = (Pair::new(&["example.org"]), Pair::new(&["example.org"]));
-    let mixed = Identity::load(&mine.cert, &other.key).unwrap_err();
+    let mixed = load(&mine.cert, &other.key).unwrap_err();
     assert!(mixed.message.contains("does not belong to"), "{mixed}");
 }
 

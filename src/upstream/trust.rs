@@ -1,9 +1,7 @@
 //! `Roots`: the certificate authorities of one PEM file, in the form Pingora's connector takes.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use pingora::protocols::tls::CaType;
@@ -12,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::diag::Invalid;
+use crate::diag::{Invalid, NamedFile};
 
 /// The authorities of one `ca` file.
 #[derive(Clone)]
@@ -24,14 +22,9 @@ pub struct Roots {
 }
 
 impl Roots {
-    pub fn load(path: &Path) -> Result<Self, Invalid> {
-        let mut pem = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut pem))
-            .map_err(|e| Invalid::new(format!("`{}` cannot be read: {e}", path.display())))?;
-        if pem.len() as u64 > LARGEST_FILE {
-            return Err(Invalid::new(format!("`{}` is larger than {LARGEST_FILE} bytes", path.display())));
-        }
+    pub fn load(file: &NamedFile<'_>) -> Result<Self, Invalid> {
+        let path = file.path();
+        let pem = file.read(LARGEST_FILE)?;
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
             .collect::<Result<_, _>>()
             .map_err(|e| Invalid::new(format!("`{}` is not PEM: {e}", path.display())))?;

@@ -399,6 +399,19 @@ mod secrets {
     }
 
     #[test]
+    fn the_hash_is_of_what_was_read_and_not_of_what_is_there_now() {
+        let files = Files::new(&[("token", "a:b")]);
+        let book = Diagnostics::new(files.0.path().to_owned());
+        assert!(Scope::root(&book, MAIN).file("token").read(10).is_ok());
+        let before = digest(&[], &book.files());
+        files.write("token", "a:c");
+        assert_eq!(digest(&[], &book.files()), before);
+        let later = Diagnostics::new(files.0.path().to_owned());
+        assert!(Scope::root(&later, MAIN).file("token").read(10).is_ok());
+        assert_ne!(digest(&[], &later.files()), before);
+    }
+
+    #[test]
     fn a_missing_secrets_file_is_a_fault_and_still_watched() {
         let files = Files::new(&[("fngate.yaml", &with_token("{ file: token }"))]);
         let loaded = files.load();
