@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-pub use self::files::{NamedFile, read};
+pub use self::files::{NamedFile, open_regular, read};
 
 /// One step from the root of a file to a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -130,7 +130,7 @@ impl<'b> Loader<'b> {
         let included = self.expand_includes(path, &document, &scope.key("include"));
         self.documents.push(Some(document));
         for path in included {
-            let root = self.take_in(&path, Source::read(&path));
+            let root = self.take_in(&path, Source::read_included(&path));
             let document = root.map(|root| Document::new(root, Self::target_shape(), defaults.as_deref()));
             if let Some(document) = &document {
                 let scope = Scope::root(self.book, self.documents.len());

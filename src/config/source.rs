@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::parse::LARGEST_FILE;
-use crate::diag::Invalid;
+use crate::diag::{Invalid, open_regular};
 
 pub(super) struct Source {
     pub(super) path: PathBuf,
@@ -25,9 +25,18 @@ pub(super) enum Exposure {
 }
 
 impl Source {
+    /// The file that was asked for, which may be a pipe.
     pub(super) fn read(path: &Path) -> Result<Self, Invalid> {
+        Source::read_from(path, File::open(path))
+    }
+
+    pub(super) fn read_included(path: &Path) -> Result<Self, Invalid> {
+        Source::read_from(path, open_regular(path))
+    }
+
+    fn read_from(path: &Path, file: io::Result<File>) -> Result<Self, Invalid> {
         let unreadable = |e: io::Error| Invalid::new(format!("the file cannot be read: {e}"));
-        let file = File::open(path).map_err(unreadable)?;
+        let file = file.map_err(unreadable)?;
         let exposure = exposure(&file.metadata().map_err(unreadable)?);
         Source::checked(path, read_bounded(file).map_err(unreadable)?, exposure)
     }

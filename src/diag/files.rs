@@ -3,9 +3,10 @@
 //! Whoever compiles it reads it through here, so that the book knows the very bytes that were compiled: the file may be another
 //! one a moment later.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::{Diagnostics, Invalid};
@@ -45,6 +46,20 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Invalid> {
 
 fn read_bounded(path: &Path, bound: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(bound).read_to_end(&mut bytes)?;
+    open_regular(path)?.take(bound).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Opens what is a regular file at the end of its links. A FIFO would wait for a writer, and a device may never end; so they are
+/// looked at and not opened.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let kind = fs::metadata(path)?.file_type();
+    let what = match kind {
+        kind if kind.is_file() => return File::open(path),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(io::Error::other(format!("it is {what}, and no regular file")))
 }

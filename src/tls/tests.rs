@@ -148,6 +148,8 @@ fn files_that_are_no_pair_are_refused_without_showing_them() {
     let odd = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
     fault(&Pair::write(&cert, odd), "holds no key that can be used");
 
+    fault(&Pair::write(&cert, &"-".repeat((1 << 20) + 1)), "is larger than");
+
     std::fs::remove_file(&good.key).unwrap();
     fault(&good, "cannot be read");
 }

@@ -449,6 +449,52 @@ mod secrets {
     }
 
     #[test]
+    fn only_regular_files_are_read() {
+        let pair = |cert: &str, key: &str| {
+            let listener =
+                format!("listeners: [ {{ address: '127.0.0.1:1', tls: {{ cert: {cert}, key: {key} }} }} ]\n");
+            listener + &routes(&[("a", "/a")])
+        };
+        let with_ca = "routes: [ { name: a, match: { path: /a }, target: { http: { url: 'https://h/', ca: odd } } } ]\n";
+        let cases = [
+            format!("include: [ odd ]\n{}", routes(&[("a", "/a")])),
+            with_token("{ file: odd }"),
+            pair("odd", "k.pem"),
+            pair("c.pem", "odd"),
+            with_ca.to_owned(),
+        ];
+        let leaf = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        for yaml in &cases {
+            let files = Files::new(&[("fngate.yaml", yaml), ("c.pem", &leaf.cert.pem())]);
+            let odd = files.path("odd");
+            nix::unistd::mkfifo(&odd, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            refuses(&files, "a FIFO");
+            fs::remove_file(&odd).unwrap();
+            std::os::unix::fs::symlink("/dev/zero", &odd).unwrap();
+            refuses(&files, "a device");
+            fs::remove_file(&odd).unwrap();
+            let _socket = std::os::unix::net::UnixListener::bind(&odd).unwrap();
+            refuses(&files, "a socket");
+            fs::remove_file(&odd).unwrap();
+            fs::create_dir(&odd).unwrap();
+            refuses(&files, "a directory");
+        }
+    }
+
+    /// Says so, and soon.
+    #[track_caller]
+    fn refuses(files: &Files, kind: &str) {
+        let (done, outcome) = std::sync::mpsc::channel();
+        let path = files.path("fngate.yaml");
+        std::thread::spawn(move || done.send(load(&path).report.to_json().to_string()));
+        let said = outcome.recv_timeout(std::time::Duration::from_secs(10)).expect("the load hangs");
+        assert!(
+            said.contains(&format!("cannot be read: it is {kind}, and no regular file")),
+            "{kind}: {said}"
+        );
+    }
+
+    #[test]
     fn a_key_pair_that_cannot_be_read_is_a_fault_and_is_watched() {
         let yaml = format!(
             "listeners:\n  - address: 127.0.0.1:1\n    tls: {{ cert: c.pem, key: k.pem }}\n{}",
