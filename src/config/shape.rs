@@ -299,7 +299,8 @@ impl Number {
             scope.reject(format!("expected a whole number, found {number}"));
         } else if !(self.min..=self.max).contains(&number) {
             let Number { min, max, .. } = self;
-            let bounds = if self.has_max { format!("{min} to {max}") } else { format!("at least {min}") };
+            let names_both = self.has_max || number > self.max;
+            let bounds = if names_both { format!("{min} to {max}") } else { format!("at least {min}") };
             scope.reject_with(format!("{number} is out of range"), bounds);
         }
     }
