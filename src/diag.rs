@@ -49,6 +49,8 @@ impl Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     Key,
+    /// The key, which is not to be shown.
+    UnnamedKey,
     Value,
 }
 
@@ -185,6 +187,11 @@ impl<'a> Scope<'a> {
     /// Records a fault of the key at this place, whatever its value.
     pub fn reject_key(&self, message: impl Into<String>, hint: Option<String>) {
         self.record(Severity::Fault, Part::Key, message.into(), hint);
+    }
+
+    /// Records a fault of the key at this place, which may be a secret.
+    pub fn reject_unnamed_key(&self, message: impl Into<String>, hint: Option<String>) {
+        self.record(Severity::Fault, Part::UnnamedKey, message.into(), hint);
     }
 
     /// Records that this and what stands at `first` cannot both stand.

@@ -57,7 +57,7 @@ impl Document {
 
 fn mark(node: &Node, key: Option<Span>, part: Part) -> Span {
     match (key, part) {
-        (Some(key), Part::Key) => key,
+        (Some(key), Part::Key | Part::UnnamedKey) => key,
         (Some(key), Part::Value) if node.is_container() || node.span.start == node.span.end => key,
         _ => first_of(node),
     }

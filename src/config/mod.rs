@@ -34,7 +34,7 @@ pub use self::report::{Finding, Report, Style};
 use self::shape::{Seen, Shape};
 use self::source::{Exposure, Source};
 use self::tree::{Entry, Node, Span};
-use crate::diag::{Diagnostic, Diagnostics, Holds, Invalid, Place, Scope, Severity, Step};
+use crate::diag::{Diagnostic, Diagnostics, Holds, Invalid, Part, Place, Scope, Severity, Step};
 use crate::snapshot::{Plan, Route, Settings};
 
 /// What came of a file.
@@ -312,7 +312,7 @@ impl Found {
 
 /// Puts a diagnostic where its value really stands, which for an inherited one is not where it was found.
 fn locate(diagnostic: Diagnostic, documents: &[Option<Document>], sources: &[Source]) -> Option<Found> {
-    let Diagnostic { severity, holds, place, part, message, hint, first } = diagnostic;
+    let Diagnostic { severity, holds, mut place, part, message, hint, first } = diagnostic;
     let span = |place: &Place, part| documents.get(place.file)?.as_ref()?.locate(place, part);
     let marked = span(&place, part);
     let file = marked.map_or(place.file, |span| span.file);
@@ -330,6 +330,9 @@ fn locate(diagnostic: Diagnostic, documents: &[Option<Document>], sources: &[Sou
         (Some(first), Some(hint)) => Some(format!("{first}; {hint}")),
         (first, hint) => first.or(hint),
     };
+    if part == Part::UnnamedKey {
+        place.steps.pop();
+    }
     Some(Found { severity, file, span: marked, path: place.to_string(), message, hint })
 }
 

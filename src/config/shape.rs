@@ -179,7 +179,9 @@ impl Shape {
             (Value::Integer(_) | Value::Float(_), _, Some(number), ..) => number.check(&node.value, scope),
             (Value::Bool(_), ..) if self.boolean => {}
             (Value::List(items), _, _, Some(list), _) => list.check(items, scope, seen),
-            (Value::Mapping(mapping), .., Some(keys)) => keys.check(outer, mapping, scope, seen),
+            (Value::Mapping(mapping), .., Some(keys)) => {
+                keys.check(outer, self.is_secret, mapping, scope, seen);
+            }
             _ => self.reject_kind(node, scope, seen),
         }
     }
@@ -331,7 +333,15 @@ impl Keys {
         }
     }
 
-    fn check(&self, outer: Option<&Known>, mapping: &Mapping, scope: &Scope<'_>, seen: &mut Seen) {
+    /// `is_secret` says that the mapping tells where a secret is found.
+    fn check(
+        &self,
+        outer: Option<&Known>,
+        is_secret: bool,
+        mapping: &Mapping,
+        scope: &Scope<'_>,
+        seen: &mut Seen,
+    ) {
         let known = match self {
             Keys::Record { known, required } => {
                 for key in required.iter().filter(|key| mapping.get(key).is_none()) {
@@ -352,7 +362,8 @@ impl Keys {
                 return;
             }
         };
-        for Entry { key, value, .. } in &mapping.entries {
+        let holds_secrets = is_secret || known.values().any(|shape| shape.is_secret);
+        for Entry { key, key_span, value } in &mapping.entries {
             let scope = scope.key(key);
             match known.get(&**key) {
                 Some(shape) => shape.check_in(Some(known), value, &scope, seen),
@@ -362,12 +373,25 @@ impl Keys {
                     if shape.is_none_or(Shape::holds_secrets) {
                         hide_text(value, seen);
                     }
-                    scope.reject_key(format!("unknown key `{key}`"), Some(hint));
+                    if holds_secrets && !looks_like_a_key(key) {
+                        seen.secrets.push(*key_span);
+                        scope.reject_unnamed_key("an unknown key", Some(hint));
+                    } else {
+                        scope.reject_key(format!("unknown key `{key}`"), Some(hint));
+                    }
                 }
             }
         }
     }
 }
+
+/// Whether it may be a misspelt key, rather than a secret in the place of one.
+fn looks_like_a_key(text: &str) -> bool {
+    let is_plain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
+    (1..=LONGEST_KEY).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
+const LONGEST_KEY: usize = 64;
 
 /// A literal in a mapping of secrets, such as one header of many, is hidden but not counted as a credential.
 fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {

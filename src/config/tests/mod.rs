@@ -428,6 +428,21 @@ mod secrets {
     }
 
     #[test]
+    fn a_secret_where_a_key_belongs_is_hidden() {
+        for secrets in [
+            "{ 'hunter:2': x }",
+            "{ service_token: { 'hunter:2': x } }",
+            "{ service_token: { file: x, 'Hunter2': y } }",
+        ] {
+            let yaml = with_token("x").replace("{ service_token: x }", secrets);
+            let loaded = load_yaml(&yaml);
+            let shown = loaded.report.render(Style::Plain) + &loaded.report.to_json().to_string();
+            assert!(shown.contains("authorization") && shown.contains("an unknown key"), "{shown}");
+            assert!(!shown.to_lowercase().contains("hunter"), "{shown}");
+        }
+    }
+
+    #[test]
     fn nothing_that_is_printed_holds_a_secret() {
         let yaml = "routes:\n  - name: a\n    match: { path: /a, x: 1 }\n    target: { openfunction: { function_uri: 'http://a.example', \
                     authorization: { service_token: 'hunter:2', more: 'hunter2', 5: 'hunter2' } } }\n  \
