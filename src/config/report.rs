@@ -169,9 +169,9 @@ impl Finding {
             line: place.as_ref().map(|(line, ..)| *line),
             column: place.as_ref().map(|(_, column, _)| *column),
             severity,
-            path: visible(&path),
-            message: visible(&message),
-            hint: hint.as_deref().map(visible),
+            path: shown(&path),
+            message: shown(&message),
+            hint: hint.as_deref().map(shown),
             excerpt: place.map(|(.., excerpt)| excerpt),
         }
     }
@@ -251,12 +251,13 @@ fn excerpt(source: &Source, line: usize, span: Span, secrets: &[Span]) -> Excerp
     let marked = span.start.min(bounds.end)..span.end.clamp(span.start.min(bounds.end), bounds.end);
     let on_line =
         |secret: &&Span| secret.file == span.file && secret.start < bounds.end && secret.end > bounds.start;
-    let passwords = passwords(&source.text[bounds.clone()]).map(|at| Span {
+    let text = &source.text[bounds.clone()];
+    let in_uris = passwords(text).chain(queries(text)).map(|at| Span {
         file: span.file,
         start: bounds.start + at.start,
         end: bounds.start + at.end,
     });
-    let secrets: Vec<Span> = secrets.iter().filter(on_line).copied().chain(passwords).collect();
+    let secrets: Vec<Span> = secrets.iter().filter(on_line).copied().chain(in_uris).collect();
     let mut out = Excerpt { line: String::new(), marked: 0..0 };
     let first = bounds
         .start
@@ -305,6 +306,31 @@ fn passwords(line: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// What stands behind the `?` of the URIs in this text: for some functions it is their key.
+fn queries(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut rest = 0;
+    while let Some(question) = text[rest..].find('?').map(|at| rest + at) {
+        let start = question + 1;
+        let before = text[..question].rsplit(|c: char| c.is_whitespace() || QUOTES.contains(&c)).next();
+        let before = before.unwrap_or_default();
+        let quote = text[..question - before.len()].chars().next_back().filter(|c| QUOTES.contains(c));
+        let ends = |c: char| quote.map_or(c.is_whitespace(), |quote| c == quote);
+        let end = text[start..].find(ends).map_or(text.len(), |at| start + at);
+        // What closes brackets around a URI without quotes.
+        let closing: &[char] = if quote.is_none() { &[',', '}', ']'] } else { &[] };
+        let query = text[start..end].trim_end_matches(closing);
+        let is_query = before.contains("://") || query.contains('=');
+        if is_query && !query.is_empty() {
+            found.push(start..start + query.len());
+        }
+        rest = end;
+    }
+    found
+}
+
+const QUOTES: [char; 3] = ['"', '\'', '`'];
+
 /// Where a long line begins to be shown, so that what is meant is in sight.
 fn cut_before(line: &str, marked: usize) -> usize {
     let before = line[..marked].chars().count();
@@ -331,6 +357,45 @@ fn visible(text: &str) -> String {
     out
 }
 
+/// A text about the file, without the queries of its URIs.
+fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for query in queries(text) {
+        out.push_str(&text[at..query.start]);
+        out.push_str(HIDDEN);
+        at = query.end;
+    }
+    out.push_str(&text[at..]);
+    visible(&out)
+}
+
 fn shown_path(path: &Path) -> String {
     visible(&path.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(shown(text), expected);
+    }
+
+    #[test]
+    fn queries_are_hidden_and_other_question_marks_are_not() {
+        check("`https://h/?a'b=c` is wrong", "`https://h/?***` is wrong");
+        check("[http://h/?a, 'http://h/?b c', x?y=z]", "[http://h/?***, 'http://h/?***', x?***]");
+        check("\"a\"? \"http://h/?ä\"", "\"a\"? \"http://h/?***\"");
+        check("did you mean `body`?", "did you mean `body`?");
+        check("`conf.d/a?.yaml` matches no file", "`conf.d/a?.yaml` matches no file");
+        check("https://h/? x", "https://h/? x");
+    }
+
+    #[test]
+    fn a_line_of_question_marks_is_read_once() {
+        let line = "?".repeat(4 << 20);
+        assert!(queries(&line).is_empty());
+    }
 }

@@ -443,6 +443,30 @@ mod secrets {
     }
 
     #[test]
+    fn the_query_of_a_uri_is_hidden_and_the_rest_is_shown() {
+        for (uri, shown) in [
+            ("https://h/a?code=hunter2#f", "https://h/a?***"),
+            ("ftp://h/a?hunter2", "ftp://h/a?***"),
+            ("'ftp://h/a?code=hunter2'", "'ftp://h/a?***'"),
+            ("h/a?code=hunter2", "h/a?***"),
+        ] {
+            let drawn = drawn(&format!(
+                "routes:\n  - name: a\n    match: {{ path: /a }}\n    target:\n      openfunction:\n        function_uri: {uri}\n"
+            ));
+            assert!(drawn.contains(&format!("function_uri: {shown}\n")), "{drawn}");
+            assert!(!drawn.contains("hunter"), "{drawn}");
+        }
+        let nodes = drawn(
+            "routes: [ { name: a, match: { path: /a }, target: { http: { nodes: { 'h:1/?code=hunter2': 1 } } } } ]\n",
+        );
+        assert!(nodes.contains("h:1/?***") && !nodes.contains("hunter"), "{nodes}");
+        let flow = drawn(
+            "routes: [ { name: a, match: { path: /a }, target: { http: { url: http://h/?hunter2, tmeout: 1 } } } ]\n",
+        );
+        assert!(flow.contains("http://h/?***, tmeout: 1") && !flow.contains("hunter"), "{flow}");
+    }
+
+    #[test]
     fn nothing_that_is_printed_holds_a_secret() {
         let yaml = "routes:\n  - name: a\n    match: { path: /a, x: 1 }\n    target: { openfunction: { function_uri: 'http://a.example', \
                     authorization: { service_token: 'hunter:2', more: 'hunter2', 5: 'hunter2' } } }\n  \
