@@ -132,7 +132,7 @@ impl App {
             }),
             host_name: None,
         };
-        tokio::spawn(admin_page.serve(admin));
+        watch_over("the admin listener", tokio::spawn(admin_page.serve(admin)));
         let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
         tokio::spawn(reopen(access_log.clone(), reopening));
         feed_watchdog();
@@ -251,6 +251,19 @@ impl Stop {
             }
         }
     }
+}
+
+/// Reports the end of what should not end before the process does.
+fn watch_over(what: &'static str, task: tokio::task::JoinHandle<std::io::Result<()>>) {
+    tokio::spawn(async move {
+        match task.await {
+            Ok(Ok(())) => log::error!("{what} ended by itself"),
+            Ok(Err(error)) => log::error!("{what} failed: {error}"),
+            Err(error) if error.is_panic() => log::error!("{what} panicked"),
+            // The process ends.
+            Err(_) => {}
+        }
+    });
 }
 
 /// After the file was moved away, as logrotate does it.
