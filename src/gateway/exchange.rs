@@ -98,11 +98,15 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     }
 }
 
-/// Resolves when the client closes its connection while it waits.
+/// Resolves when the client closes its connection while it waits, or when the wire gives it up.
 async fn client_leaves(session: &mut Session) -> GatewayError {
     // The body was read to its end, so this only returns when the connection ends or misbehaves.
     match session.as_downstream_mut().read_body_or_idle(true).await {
-        Ok(_) | Err(_) => GatewayError::ClientGone,
+        Ok(_) => GatewayError::ClientGone,
+        Err(_) => {
+            let refusal = Wire::of(session.as_downstream()).and_then(Wire::refusal);
+            refusal.map_or(GatewayError::ClientGone, fault::refused)
+        }
     }
 }
 
