@@ -149,10 +149,27 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         // HTTP/2 frames its messages itself, and its rules are enforced by the library that reads the frames.
         let (mut stream, _permit): (Stream, _) = match inner.selected_alpn_proto() {
             Some(ALPN::H2) => (inner, Some(permit)),
-            _ => (Box::new(Wire::new(inner, Some(client), terms, permit, cut)), None),
+            _ => {
+                let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
+                // The proxy's own time-out for a first request begins when it gets the connection.
+                if !self.begins(&mut wire).await {
+                    return;
+                }
+                (wire, None)
+            }
         };
         while let Some(again) = self.app.process_new(stream, &self.shutdown).await {
             stream = again;
+        }
+    }
+
+    /// Waits until the client says something. False when it does not, or the process ends first.
+    async fn begins(&self, wire: &mut Wire) -> bool {
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            biased;
+            begins = wire.first_byte() => begins,
+            _ = shutdown.wait_for(|stopping| *stopping) => false,
         }
     }
 }

@@ -17,6 +17,7 @@ mod identity;
 mod writing;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
@@ -142,6 +143,17 @@ impl Wire {
             since: Instant::now(),
             alarm: Alarm::default(),
         }
+    }
+
+    /// Waits for the first byte, for as long as a connection may be idle. False when there is none, nor will be.
+    pub(super) async fn first_byte(&mut self) -> bool {
+        let has_begun = poll_fn(|cx| match self.poll_hold(cx) {
+            Poll::Ready(read) => Poll::Ready(read.is_ok_and(|length| length > 0)),
+            Poll::Pending => self.poll_idle(cx).map(|_| false),
+        });
+        let has_begun = has_begun.await;
+        self.since = Instant::now();
+        has_begun
     }
 
     /// The wire under a session, for the hooks of the proxy; HTTP/2 has none.
