@@ -93,13 +93,14 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         }
     }
 
-    /// To be called once all listeners are closed: idle connections end, the others have until `grace` is over. Returns how
-    /// many had to be cut.
-    pub async fn drain(&self, grace: Duration) -> usize {
+    /// To be called once all listeners are closed: idle connections end, the others have until `over`. Returns how many had to
+    /// be cut.
+    pub async fn drain(&self, over: impl Future<Output = ()>) -> usize {
         self.app.cleanup().await;
-        let ended = tokio::time::timeout(grace, self.open.none()).await;
-        if ended.is_ok() {
-            return 0;
+        tokio::select! {
+            biased;
+            () = self.open.none() => return 0,
+            () = over => {}
         }
         let left = self.open.now();
         self.cut.send_replace(());

@@ -144,6 +144,23 @@ async fn websockets_are_given_up_after_the_grace() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_the_wait() {
+    let (origin, _never) = held().await;
+    let mut gateway = Gateway::start(&format!("shutdown_grace: 60s\n{}", to(&origin))).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+    origin.request(0).await;
+
+    gateway.signal(Signal::SIGTERM);
+    gateway.says("stopping").await;
+    gateway.signal(Signal::SIGINT);
+
+    gateway.exit().await;
+    gateway.says("signalled again").await;
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "draining");
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_said_and_nothing_starts() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = taken.local_addr().unwrap().to_string();
