@@ -65,6 +65,8 @@ impl App {
         let result = runtime.block_on(self.serve());
         // What is still blocking somewhere must not hold up the end.
         runtime.shutdown_timeout(Duration::from_millis(100));
+        // How it ended is said last.
+        log::logger().flush();
         result
     }
 
@@ -132,7 +134,7 @@ impl App {
             }),
             host_name: None,
         };
-        tokio::spawn(admin_page.serve(admin));
+        watch_over("the admin listener", tokio::spawn(admin_page.serve(admin)));
         let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
         tokio::spawn(reopen(access_log.clone(), reopening));
         feed_watchdog();
@@ -148,9 +150,14 @@ impl App {
         let grace = snapshot.load().settings.shutdown_grace;
         shutdown.send_replace(true);
         while accepting.join_next().await.is_some() {}
-        match front.drain(grace).await {
+        let over = async {
+            if tokio::time::timeout(grace, stop.signalled()).await.is_ok() {
+                log::warn!("signalled again: what is left is not waited for");
+            }
+        };
+        match front.drain(over).await {
             0 => log::info!("stopped"),
-            cut => log::warn!("stopped; {cut} connections were cut at the end of shutdown_grace"),
+            cut => log::warn!("stopped; {cut} connections were cut"),
         }
         if !access_log.flush(LOG_FLUSH) {
             log::warn!("lines of the access log were lost: its sink did not take them in time");
@@ -243,14 +250,33 @@ impl Stop {
         accepting: &mut tokio::task::JoinSet<std::io::Result<()>>,
     ) -> anyhow::Result<()> {
         tokio::select! {
-            _ = self.terminate.recv() => Ok(()),
-            _ = self.interrupt.recv() => Ok(()),
+            () = self.signalled() => Ok(()),
             Some(ended) = accepting.join_next() => {
                 ended.context("an accept loop panicked")?.context("an accept loop failed")?;
                 Err(anyhow!("an accept loop ended by itself"))
             }
         }
     }
+
+    async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Reports the end of what should not end before the process does.
+fn watch_over(what: &'static str, task: tokio::task::JoinHandle<std::io::Result<()>>) {
+    tokio::spawn(async move {
+        match task.await {
+            Ok(Ok(())) => log::error!("{what} ended by itself"),
+            Ok(Err(error)) => log::error!("{what} failed: {error}"),
+            Err(error) if error.is_panic() => log::error!("{what} panicked"),
+            // The process ends.
+            Err(_) => {}
+        }
+    });
 }
 
 /// After the file was moved away, as logrotate does it.

@@ -35,7 +35,7 @@ pub struct Front<A> {
     turned_away: Arc<Count>,
     shutdown: watch::Receiver<bool>,
     /// Ends what is left when the grace is over.
-    cut: watch::Sender<bool>,
+    cut: watch::Sender<()>,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Front<A> {
@@ -47,7 +47,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             open: Arc::default(),
             turned_away: Arc::default(),
             shutdown,
-            cut: watch::Sender::new(false),
+            cut: watch::Sender::new(()),
         })
     }
 
@@ -93,16 +93,19 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         }
     }
 
-    /// To be called once all listeners are closed: idle connections end, the others have until `grace` is over. Returns how
-    /// many had to be cut.
-    pub async fn drain(&self, grace: Duration) -> usize {
+    /// To be called once all listeners are closed: idle connections end, the others have until `over`. Returns how many had to
+    /// be cut.
+    pub async fn drain(&self, over: impl Future<Output = ()>) -> usize {
         self.app.cleanup().await;
-        let ended = tokio::time::timeout(grace, self.open.none()).await;
-        if ended.is_ok() {
-            return 0;
+        tokio::select! {
+            biased;
+            () = self.open.none() => return 0,
+            () = over => {}
         }
         let left = self.open.now();
-        self.cut.send_replace(true);
+        self.cut.send_replace(());
+        // Those that do not even end now are dropped with the runtime.
+        let _ = tokio::time::timeout(LAST_WORDS, self.open.none()).await;
         left
     }
 
@@ -113,13 +116,16 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             return turn_away(socket, client, told, &terms);
         };
         let front = Arc::clone(self);
+        let mut cut = self.cut.subscribe();
         tokio::spawn(async move {
-            let mut cut = front.cut.subscribe();
+            let mut connection = pin!(front.connection(socket, client, tls, terms, permit, cut.clone()));
             tokio::select! {
                 biased;
-                () = front.connection(socket, client, tls, terms, permit) => {}
-                _ = cut.wait_for(|cut| *cut) => {}
+                () = &mut connection => return,
+                _ = cut.changed() => {}
             }
+            // Polled once more, the wire fails what waits for the client, and the proxy ends the request as it ends others.
+            let _ = tokio::time::timeout(LAST_WORDS, connection).await;
         });
     }
 
@@ -130,6 +136,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         tls: Option<Arc<Acceptor>>,
         terms: Arc<Terms>,
         permit: Permit,
+        cut: watch::Receiver<()>,
     ) {
         let Some(stream) = prepare(socket, client) else { return };
         let inner: Stream = match tls {
@@ -143,10 +150,27 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         // HTTP/2 frames its messages itself, and its rules are enforced by the library that reads the frames.
         let (mut stream, _permit): (Stream, _) = match inner.selected_alpn_proto() {
             Some(ALPN::H2) => (inner, Some(permit)),
-            _ => (Box::new(Wire::new(inner, Some(client), terms, permit)), None),
+            _ => {
+                let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
+                // The proxy's own time-out for a first request begins when it gets the connection.
+                if !self.begins(&mut wire).await {
+                    return;
+                }
+                (wire, None)
+            }
         };
         while let Some(again) = self.app.process_new(stream, &self.shutdown).await {
             stream = again;
+        }
+    }
+
+    /// Waits until the client says something. False when it does not, or the process ends first.
+    async fn begins(&self, wire: &mut Wire) -> bool {
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            biased;
+            begins = wire.first_byte() => begins,
+            _ = shutdown.wait_for(|stopping| *stopping) => false,
         }
     }
 }
@@ -291,6 +315,8 @@ const OVERLOADED: Refusal =
     Refusal { status: 503, code: "overloaded", reason: "There are too many connections." };
 /// How many refused clients may be told so at a time.
 const TURNED_AWAY_LIMIT: usize = 64;
+/// How long a request may take to end that was cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

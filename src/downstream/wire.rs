@@ -17,6 +17,7 @@ mod identity;
 mod writing;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use bytes::{Buf, BytesMut};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::alarm::Alarm;
@@ -66,6 +68,9 @@ pub struct Wire {
     /// When the function has to have answered, in microseconds after `born`; 0 is never. Set like `done`.
     expires: AtomicU64,
     expired: bool,
+    /// Changes when the process has waited long enough for its last requests.
+    cut: watch::Receiver<()>,
+    cut_off: bool,
     born: Instant,
     /// Since when the client has sent nothing of a body, or taken nothing of an answer.
     read_stalled: Option<Instant>,
@@ -105,7 +110,13 @@ enum Body {
 }
 
 impl Wire {
-    pub(super) fn new(inner: Stream, client: Option<SocketAddr>, terms: Arc<Terms>, permit: Permit) -> Self {
+    pub(super) fn new(
+        inner: Stream,
+        client: Option<SocketAddr>,
+        terms: Arc<Terms>,
+        permit: Permit,
+        cut: watch::Receiver<()>,
+    ) -> Self {
         Self {
             inner: Some(inner),
             terms,
@@ -123,6 +134,8 @@ impl Wire {
             done: AtomicBool::new(false),
             expires: AtomicU64::new(0),
             expired: false,
+            cut,
+            cut_off: false,
             born: Instant::now(),
             read_stalled: None,
             write_stalled: None,
@@ -130,6 +143,17 @@ impl Wire {
             since: Instant::now(),
             alarm: Alarm::default(),
         }
+    }
+
+    /// Waits for the first byte, for as long as a connection may be idle. False when there is none, nor will be.
+    pub(super) async fn first_byte(&mut self) -> bool {
+        let has_begun = poll_fn(|cx| match self.poll_hold(cx) {
+            Poll::Ready(read) => Poll::Ready(read.is_ok_and(|length| length > 0)),
+            Poll::Pending => self.poll_idle(cx).map(|_| false),
+        });
+        let has_begun = has_begun.await;
+        self.since = Instant::now();
+        has_begun
     }
 
     /// The wire under a session, for the hooks of the proxy; HTTP/2 has none.
@@ -157,9 +181,9 @@ impl Wire {
         self.expired
     }
 
-    /// Why the body could not be read on, when that is the cause of a failed read.
+    /// Why the client was not waited for any longer, when that is the cause of a failed read or write.
     pub fn refusal(&self) -> Option<Refusal> {
-        self.refusal
+        self.refusal.or(self.cut_off.then_some(DRAINING))
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -368,6 +392,9 @@ impl Wire {
     }
 
     fn poll_expiry(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(cut) = self.poll_cut() {
+            return Poll::Ready(cut);
+        }
         let micros = *self.expires.get_mut();
         if micros == 0 {
             return Poll::Pending;
@@ -378,9 +405,19 @@ impl Wire {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Fails whatever has to wait once the process cannot, so that the proxy ends the request in its own phases. Wakes nobody:
+    /// whoever cuts polls the connection anew.
+    fn poll_cut(&mut self) -> Poll<io::Result<()>> {
+        self.cut_off |= matches!(self.cut.has_changed(), Ok(true));
+        if self.cut_off { Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())) } else { Poll::Pending }
+    }
+
     fn poll_tunnel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
-            return self.poll_inner(cx, buf);
+            return match self.poll_inner(cx, buf) {
+                Poll::Pending => self.poll_cut(),
+                read => read,
+            };
         }
         let now = self.held.len().min(buf.remaining());
         buf.put_slice(&self.held[..now]);
@@ -511,6 +548,7 @@ const TOO_SLOW: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
 const BODY_STALLED: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The body took too long to arrive." };
+const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "The gateway is shutting down." };
 const HOLD_STEP: usize = 4 * 1024;
 /// How long a client that closed its side is still waited for. Longer than tools wait that send, half-close and read.
 const HALF_CLOSE: Duration = Duration::from_secs(1);

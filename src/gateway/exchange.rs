@@ -98,11 +98,15 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     }
 }
 
-/// Resolves when the client closes its connection while it waits.
+/// Resolves when the client closes its connection while it waits, or when the wire gives it up.
 async fn client_leaves(session: &mut Session) -> GatewayError {
     // The body was read to its end, so this only returns when the connection ends or misbehaves.
     match session.as_downstream_mut().read_body_or_idle(true).await {
-        Ok(_) | Err(_) => GatewayError::ClientGone,
+        Ok(_) => GatewayError::ClientGone,
+        Err(_) => {
+            let refusal = Wire::of(session.as_downstream()).and_then(Wire::refusal);
+            refusal.map_or(GatewayError::ClientGone, fault::refused)
+        }
     }
 }
 
@@ -190,15 +194,28 @@ async fn attempt(
         retry: (reused && *e.etype() == ErrorType::WriteError).then_some(Retry::StaleConnection),
         error: explain(e),
     })?;
-    upstream.write_request_body(body.clone(), true).await.map_err(explain)?;
-    upstream.finish_request_body().await.map_err(explain)?;
+    let sent = write_body(&mut upstream, body).await;
 
     // As a whole: Pingora's own time-out starts anew with each byte of a head.
-    let head = tokio::time::timeout(function.upstream.terms().timeout, read_head(&mut upstream, ctx)).await;
-    let resp = head.unwrap_or(Err(GatewayError::UpstreamTimeout))?;
+    let timeout = function.upstream.terms().timeout;
+    // Who did not take the body may have said why, and closed; then the answer is here by now.
+    let patience = if sent.is_ok() { timeout } else { timeout.min(EARLY_ANSWER) };
+    let head = tokio::time::timeout(patience, read_head(&mut upstream, ctx)).await;
+    let resp = match (&sent, head.unwrap_or(Err(GatewayError::UpstreamTimeout))) {
+        (Err(unsent), Err(_)) => return Err(unsent.clone().into()),
+        (_, head) => head?,
+    };
     let body = read_answer(&mut upstream, limit).await?;
-    gateway.connector.release_http_session(upstream, peer, peer.options.idle_timeout).await;
+    // With half a request on it, the connection is of no use to another one.
+    if sent.is_ok() {
+        gateway.connector.release_http_session(upstream, peer, peer.options.idle_timeout).await;
+    }
     Ok((resp, body))
+}
+
+async fn write_body(upstream: &mut HttpSession, body: &Bytes) -> Result<(), GatewayError> {
+    upstream.write_request_body(body.clone(), true).await.map_err(explain)?;
+    upstream.finish_request_body().await.map_err(explain)
 }
 
 /// HTTP/2 wants the authority in the URI and knows no connection headers.
@@ -259,3 +276,6 @@ fn explain(mut error: Box<Error>) -> GatewayError {
     log::debug!("exchange: {}", fault::unquoted(&error));
     fault::reason(&error)
 }
+
+/// How long an answer is waited for that came before the end of the request, if it came.
+const EARLY_ANSWER: std::time::Duration = std::time::Duration::from_secs(1);

@@ -24,6 +24,7 @@ pub(super) fn refused(refusal: Refusal) -> GatewayError {
         "body_too_large" => GatewayError::BodyTooLarge,
         "headers_too_large" => GatewayError::HeadersTooLarge,
         "unsupported_coding" => GatewayError::UnsupportedCoding,
+        "draining" => GatewayError::Draining,
         _ => GatewayError::BadRequest(refusal.reason),
     }
 }

@@ -218,6 +218,9 @@ impl Upstream {
             // Never on a connection that was dialled for something else.
             peer.group_key = self.group ^ TUNNEL_GROUP;
             peer.options.custom_l4 = Some(Arc::new(tunnel::Dialer));
+            // HTTP/2 has no upgrade: the request would arrive as a plain GET.
+            peer.options.alpn = ALPN::H1;
+            peer.options.max_h2_streams = 1;
             peer.options.idle_timeout = Some(Duration::ZERO);
         }
         peer

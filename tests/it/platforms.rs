@@ -279,6 +279,26 @@ async fn bodies_of_actions_are_bounded() {
     assert_eq!(large.requests().len(), 1);
 }
 
+/// An ingress in front of the platform refuses by the head alone, and closes.
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_is_heard() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.answer(Reply::json(&json!({ "error": "enough" })).with_status(413)).await;
+            exchange.close();
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&Platform::OpenWhisk.route(&origin, "max_req_body_size: 16MiB")).await;
+    let request = Request::post_json("/fn", &json!({ "x": "y".repeat(14 << 20) }).to_string());
+
+    for _ in 0..2 {
+        let answer = gateway.send(&request).await;
+        assert_eq!((answer.status(), answer.text().as_str()), (413, r#"{"error":"enough"}"#));
+    }
+    assert_eq!(origin.accepted(), 2);
+}
+
 #[tokio::test]
 async fn nodes_are_used_by_weight() {
     let (one, two) = (answering().await, answering().await);

@@ -2,7 +2,9 @@
 //! cannot succeed says why.
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use serde_json::json;
 use tokio::net::UnixDatagram;
 
 use crate::harness::*;
@@ -71,31 +73,91 @@ async fn a_request_in_flight_is_answered_first() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_is_given_up_after_the_grace() {
+async fn a_request_that_never_ends_is_told_so_after_the_grace() {
     let (origin, _never) = held().await;
+    for target in [
+        format!("http: {{ url: '{}/', timeout: 60s }}", origin.url()),
+        format!(
+            "openwhisk: {{ api_host: '{}', service_token: 'a:b', namespace: n, action: a }}",
+            origin.url()
+        ),
+    ] {
+        let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{}", route("/fn", &target))).await;
+        let mut client = gateway.client().await;
+        let before = origin.requests().len();
+        client.start(&Request::get("/fn")).await;
+        origin.request(before).await;
+
+        gateway.signal(Signal::SIGTERM);
+
+        let answer = client.response("GET").await;
+        assert_eq!((answer.status(), answer.code().as_str()), (503, "draining"), "{target}");
+        assert_eq!(answer.header("Retry-After"), Some("1"));
+        gateway.exit().await;
+        let line = &gateway.access_log(1).await[0];
+        assert_eq!((&line["status"], &line["reason"]), (&json!(503), &json!("draining")), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_and_a_download_that_never_end_have_their_lines() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            exchange.send_chunk("begun").await;
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
     let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{}", to(&origin))).await;
+    let (mut download, mut upload) = (gateway.client().await, gateway.client().await);
+    download.start(&Request::get("/fn")).await;
+    upload.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nbegun").await;
+    assert_eq!((download.head().await.word(1), upload.head().await.word(1)), ("200", "200"));
+
+    gateway.signal(Signal::SIGTERM);
+
+    gateway.exit().await;
+    for line in gateway.access_log(2).await {
+        assert_eq!((&line["status"], &line["reason"]), (&json!(200), &json!("draining")), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn websockets_are_given_up_after_the_grace() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.websocket_echo().await }).start().await;
+    let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{}", to(&origin))).await;
+    let mut clients = [gateway.client().await, gateway.client().await, gateway.client().await];
+    let sockets = join_all(clients.iter_mut().map(|client| client.websocket("/fn"))).await;
+
+    gateway.signal(Signal::SIGTERM);
+
+    gateway.exit().await;
+    for mut socket in sockets {
+        let message = within("the end of the tunnel", socket.next()).await;
+        assert!(message.is_none_or(|message| message.is_err()));
+    }
+    for line in gateway.access_log(3).await {
+        assert_eq!((&line["status"], &line["reason"]), (&json!(101), &json!("draining")), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_wait() {
+    let (origin, _never) = held().await;
+    let mut gateway = Gateway::start(&format!("shutdown_grace: 60s\n{}", to(&origin))).await;
     let mut client = gateway.client().await;
     client.start(&Request::get("/fn")).await;
     origin.request(0).await;
 
     gateway.signal(Signal::SIGTERM);
+    gateway.says("stopping").await;
+    gateway.signal(Signal::SIGINT);
 
     gateway.exit().await;
-    client.rest().await;
-}
-
-#[tokio::test]
-async fn a_websocket_is_given_up_after_the_grace() {
-    let origin =
-        Origin::http1().script(|mut exchange| async move { exchange.websocket_echo().await }).start().await;
-    let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{}", to(&origin))).await;
-    let mut client = gateway.client().await;
-    let mut socket = client.websocket("/fn").await;
-
-    gateway.signal(Signal::SIGTERM);
-
-    gateway.exit().await;
-    assert!(within("the end of the tunnel", socket.next()).await.is_none_or(|message| message.is_err()));
+    gateway.says("signalled again").await;
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "draining");
 }
 
 #[tokio::test]

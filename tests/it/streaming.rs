@@ -264,6 +264,19 @@ async fn websockets_are_tunnelled() {
     assert_eq!(gateway.access_log(1).await[0]["status"], 101);
 }
 
+/// A tunnel begins with an upgrade, which HTTP/2 does not have.
+#[tokio::test]
+async fn websockets_reach_a_function_of_http2_too() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.websocket_echo().await }).start().await;
+    let gateway = Gateway::start(&route("/chat", &openfunction(&origin, "http2: 'on'"))).await;
+    let mut client = gateway.client().await;
+    let mut socket = client.websocket("/chat").await;
+
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(within("an echo", socket.next()).await.unwrap().unwrap(), Message::text("hello"));
+}
+
 #[tokio::test]
 async fn a_tunnel_that_breaks_is_cut_without_a_word() {
     let gate = Gate::closed();

@@ -6,6 +6,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::sleep;
 
 use super::*;
 use crate::downstream::{HeadLimits, Observer};
@@ -311,6 +312,59 @@ async fn slow_head_is_408_and_idle_connection_is_closed() {
     assert_eq!(gateway.codes(), ["request_timeout"]);
 }
 
+/// Counts what it is given, and reads it to its end.
+#[derive(Default)]
+struct Reader(AtomicUsize);
+
+#[async_trait]
+impl ServerApp for Reader {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, _: &watch::Receiver<bool>) -> Option<Stream> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let mut head = vec![0; get("/").len()];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head, get("/").as_bytes());
+        None
+    }
+}
+
+/// The proxy has time-outs of its own, which begin when it gets a connection.
+#[tokio::test]
+async fn proxy_gets_a_connection_with_its_first_byte() {
+    let (stop, shutdown) = watch::channel(false);
+    let terms = Terms {
+        head: HeadLimits::default(),
+        header_timeout: LONG,
+        idle_timeout: SHORT,
+        connections: 100,
+        observer: Arc::new(Codes::default()),
+    };
+    let app = Arc::new(Reader::default());
+    let front = Front::new(Arc::clone(&app), terms.clone(), shutdown);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(Arc::clone(&front).serve(listener, None));
+    let connect = async || Client(TcpStream::connect(address).await.unwrap());
+
+    assert_eq!(connect().await.rest().await, "");
+    drop(connect().await);
+    let mut speaking = connect().await;
+    tokio::task::yield_now().await;
+    assert_eq!(app.0.load(Ordering::Relaxed), 0);
+    speaking.send(get("/")).await;
+    assert_eq!(speaking.rest().await, "");
+    assert_eq!(app.0.load(Ordering::Relaxed), 1);
+
+    front.set_terms(Terms { idle_timeout: LONG, ..terms });
+    let mut idle = connect().await;
+    while front.open() == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.send_replace(true);
+    assert_eq!(front.drain(sleep(LONG)).await, 0);
+    assert_eq!(idle.rest().await, "");
+    assert_eq!(app.0.load(Ordering::Relaxed), 1);
+}
+
 #[tokio::test]
 async fn connections_over_the_limit_are_told_so() {
     let gateway = Gateway::start(Echo::default(), |terms| terms.connections = 1, None);
@@ -346,7 +400,7 @@ async fn drain_ends_the_idle_and_waits_for_the_busy() {
     assert!(TcpStream::connect(gateway.address).await.is_err(), "the listener is still open");
 
     let front = Arc::clone(&gateway.front);
-    let draining = tokio::spawn(async move { front.drain(LONG).await });
+    let draining = tokio::spawn(async move { front.drain(sleep(LONG)).await });
     assert_eq!(idle.rest().await, "");
     assert!(!draining.is_finished());
     tell.send(()).await.unwrap();
@@ -365,8 +419,8 @@ async fn drain_cuts_what_is_left_at_the_end() {
         tokio::task::yield_now().await;
     }
     gateway.stop.send_replace(true);
-    assert_eq!(gateway.front.drain(SHORT).await, 1);
-    assert_eq!(busy.rest().await, "");
+    assert_eq!(gateway.front.drain(sleep(SHORT)).await, 1);
+    assert!(busy.rest().await.starts_with("HTTP/1.1 503 "));
     assert_eq!(gateway.front.open(), 0);
 }
 

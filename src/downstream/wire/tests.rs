@@ -38,7 +38,7 @@ fn rig() -> Rig {
         connections: 1,
         observer: Arc::clone(&reports) as Arc<dyn Observer>,
     };
-    let wire = Wire::new(Box::new(server), None, Arc::new(terms), Permit::alone());
+    let wire = Wire::new(Box::new(server), None, Arc::new(terms), Permit::alone(), watch::channel(()).1);
     Rig { wire, client, reports }
 }
 

@@ -113,6 +113,9 @@ impl Wire {
 
     /// A client that takes nothing for as long as it may be idle is given up.
     fn poll_write_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if let Poll::Ready(Err(cut)) = self.poll_cut() {
+            return Poll::Ready(self.broken(cut));
+        }
         ready!(self.poll_stall(cx, Side::Write));
         Poll::Ready(self.broken(io::ErrorKind::TimedOut.into()))
     }
