@@ -237,11 +237,14 @@ impl Wire {
             self.stage = Stage::Closed;
             return Poll::Ready(Ok(()));
         }
-        self.since = Instant::now();
         let found = match fresh[0] {
             b'\r' => Ok(None), // `drop_blank_line` has to see it first.
             _ => examine(fresh, &mut self.search, &self.terms.head),
         };
+        if !matches!(found, Ok(Some(_))) {
+            // Only a head that is not there at once has a deadline; most need no look at the clock.
+            self.since = Instant::now();
+        }
         let keep = match found {
             Ok(None) => 0,
             Ok(Some((head, length))) => {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType};
@@ -18,7 +18,6 @@ use crate::upstream::{Lease, Upstream, Use};
 
 pub struct RequestCtx {
     pub(super) started: Instant,
-    pub(super) arrived: SystemTime,
     pub(super) snapshot: Arc<Snapshot>,
     own_id: RequestId,
     /// The id a trusted proxy gave.
@@ -75,7 +74,6 @@ impl RequestCtx {
     pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
         RequestCtx {
             started: Instant::now(),
-            arrived: SystemTime::now(),
             snapshot,
             own_id: RequestId::random(),
             adopted_id: None,

@@ -13,7 +13,7 @@ mod reply;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -208,7 +208,9 @@ impl ProxyHttp for Gateway {
                 None => function.metrics.reused(),
             }
         }
-        expect_head(session, ctx);
+        // A pooled connection is there at once: no need for another look at the clock.
+        let from = if reused { ctx.upstream.began } else { None };
+        expect_head(session, ctx, from.unwrap_or_else(Instant::now));
         Ok(())
     }
 
@@ -248,8 +250,8 @@ impl ProxyHttp for Gateway {
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
         }
-        if ctx.upstream.first_byte.is_none() {
-            expect_head(session, ctx);
+        if body.is_some() && ctx.upstream.first_byte.is_none() {
+            expect_head(session, ctx, Instant::now());
         }
         ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
     }
@@ -440,7 +442,7 @@ fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), GatewayErro
 
 /// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
 /// sending, so does this one.
-fn expect_head(session: &Session, ctx: &RequestCtx) {
+fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
     let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
     if purpose(session) == Use::Tunnel {
         return;
@@ -448,7 +450,7 @@ fn expect_head(session: &Session, ctx: &RequestCtx) {
     let timeout = function.upstream.terms().timeout;
     let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
     // A breath later than Pingora's own, which names the plain case.
-    wire.expire_at(Some(tokio::time::Instant::now() + left + BREATH));
+    wire.expire_at(Some(tokio::time::Instant::from_std(from) + left + BREATH));
 }
 
 /// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.

@@ -1,6 +1,7 @@
 //! The end of a request: one line in the access log, one count, whoever ended it.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use pingora::proxy::Session;
 
@@ -42,12 +43,15 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
         counts.first_byte(first_byte);
     }
 
+    if !log.is_on() {
+        return;
+    }
     let host = match head.uri.authority() {
         Some(authority) => Some(authority.as_str().as_bytes()),
         None => head.headers.get(http::header::HOST).map(http::HeaderValue::as_bytes),
     };
     log.record(&Entry {
-        ts: ctx.arrived,
+        ts: SystemTime::now() - total,
         request_id: ctx.request_id(),
         route: function.map(|function| function.route.as_str()),
         platform: function.map(|function| function.platform),
@@ -107,7 +111,7 @@ impl Observer for Refusals {
         });
         counts.failed(at.code);
         self.log.record(&Entry {
-            ts: std::time::SystemTime::now() - at.duration,
+            ts: SystemTime::now() - at.duration,
             request_id: at.request_id.as_str(),
             route: None,
             platform: None,

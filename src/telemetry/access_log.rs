@@ -65,6 +65,11 @@ impl AccessLog {
         Ok(AccessLog(Arc::new(Shared { writer, on, dropped })))
     }
 
+    /// Whether lines are written at all: without, nothing needs to be gathered for them.
+    pub fn is_on(&self) -> bool {
+        self.0.on.load(Relaxed)
+    }
+
     /// Queues the line of a request. Never waits for the sink.
     pub fn record(&self, entry: &Entry<'_>) {
         if !self.0.on.load(Relaxed) {
