@@ -124,6 +124,29 @@ async fn an_upload_and_a_download_that_never_end_have_their_lines() {
 }
 
 #[tokio::test]
+async fn a_download_that_nobody_takes_has_its_line() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            while !exchange.closing() {
+                exchange.send_chunk(&"x".repeat(64 * 1024)).await;
+            }
+        })
+        .start()
+        .await;
+    let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{}", to(&origin))).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+    assert_eq!(client.head().await.word(1), "200");
+
+    gateway.signal(Signal::SIGTERM);
+
+    gateway.exit().await;
+    let line = &gateway.access_log(1).await[0];
+    assert_eq!((&line["status"], &line["reason"]), (&json!(200), &json!("draining")), "{line}");
+}
+
+#[tokio::test]
 async fn websockets_are_given_up_after_the_grace() {
     let origin =
         Origin::http1().script(|mut exchange| async move { exchange.websocket_echo().await }).start().await;
