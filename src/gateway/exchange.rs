@@ -11,8 +11,10 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
+use super::answer::{INTERIM_ANSWERS, check_answer, finish_head, notice_refusal};
 use super::ctx::RequestCtx;
-use super::{Gateway, INTERIM_ANSWERS, check_answer, fault, finish_head, forward, notice_refusal, reply};
+use super::decide::check_body_length;
+use super::{Gateway, fault, forward, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
@@ -65,7 +67,7 @@ pub(super) async fn run(
 /// Reads the client's body up to the bound.
 async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) -> Result<Bytes, GatewayError> {
     let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
-    super::check_body_length(session.req_header(), limit_bytes)?;
+    check_body_length(session.req_header(), limit_bytes)?;
     let head = session.req_header();
     // A client of HTTP/1.0 does not know interim answers (RFC 9110 section 10.1.1).
     let expects = head.headers.contains_key(http::header::EXPECT) && head.version != Version::HTTP_10;

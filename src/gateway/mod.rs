@@ -3,7 +3,9 @@
 //! Decide early, act late: `request_filter` takes the snapshot, finds the route and refuses; `upstream_peer` chooses an address;
 //! `upstream_request_filter` rewrites; `fail_to_proxy` answers for what went wrong; `logging` writes the one line and counts.
 
+mod answer;
 mod ctx;
+mod decide;
 mod exchange;
 mod fault;
 mod forward;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -27,14 +29,13 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
-use self::ctx::{Match, RequestCtx};
-use self::forward::{Entrance, Trust};
+use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, notice_refusal};
+use self::ctx::RequestCtx;
+use self::forward::Entrance;
 use self::limits::Load;
-use crate::downstream::{self, HeadLimits, Wire};
+use crate::downstream::Wire;
 use crate::error::GatewayError;
-use crate::function::Function;
 use crate::platforms::{Streamed, Target};
-use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Retry};
 use crate::upstream::{Keepalive, Use};
@@ -57,53 +58,6 @@ impl Gateway {
         connector: Connector,
     ) -> Self {
         Gateway { snapshot, metrics, access_log, load: Load::default(), connector }
-    }
-
-    /// Everything that is decided before a byte goes anywhere. `Ok` names the function that is to be called.
-    fn decide(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Arc<Function>, GatewayError> {
-        let snapshot = Arc::clone(&ctx.snapshot);
-        let settings = &snapshot.settings;
-        self.identify(session, ctx);
-        ctx.in_flight = Some(self.load.enter(settings.limits.in_flight)?);
-        // The wire bounds the client's silence, without a timer for every read.
-        session.set_read_timeout(None);
-        session.set_total_drain_timeout(Some(DRAIN));
-
-        if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
-            // They would show a credential, or belong to no function.
-            session.set_keepalive(None);
-            return Err(GatewayError::MethodNotAllowed(
-                "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
-            ));
-        }
-        if session.req_header().version == http::Version::HTTP_2 {
-            // The wire has seen to it for HTTP/1.
-            downstream::check_http2(session.req_header(), &HeadLimits::default()).map_err(fault::refused)?;
-            forward::join_cookies(session.req_header_mut())?;
-        }
-        let head = session.req_header();
-        let matched = find(&snapshot, head)?;
-        let function = Arc::clone(&matched.function);
-        let suffix_is_safe = match matched.suffix_at {
-            Some(start) => crate::uri::check_path(head.uri.path().get(start..).unwrap_or_default()),
-            None => Ok(()),
-        };
-        ctx.route = Some(matched);
-        suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
-        check_body_length(head, ctx.body_limit())?;
-        Ok(function)
-    }
-
-    /// Who asks, and under which id.
-    fn identify(&self, session: &Session, ctx: &mut RequestCtx) {
-        let peer = peer_address(session);
-        let headers = &session.req_header().headers;
-        let (client, trust) = forward::client(peer, headers, &ctx.snapshot.settings.trusted_proxies);
-        ctx.client = client;
-        ctx.peer_is_trusted = trust == Trust::Peer;
-        if ctx.peer_is_trusted {
-            ctx.adopted_id = forward::accepted_request_id(headers).map(str::to_owned);
-        }
     }
 
     /// The reason for an error that came through Pingora; ours were noted when they arose.
@@ -408,85 +362,6 @@ fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
     Error::new_in(fault::OURS)
 }
 
-/// The route for this head.
-fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError> {
-    let host = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
-    };
-    if host.is_empty() && head.version != http::Version::HTTP_10 {
-        return Err(GatewayError::BadRequest("the Host header is missing"));
-    }
-    let path = head.uri.path();
-    match snapshot.routes.find(host, &head.method, path) {
-        Outcome::Found { value, suffix } => Ok(Match {
-            function: Arc::clone(value),
-            suffix_at: suffix.map(|suffix| path.len() - suffix.len()),
-        }),
-        Outcome::MethodNotAllowed { allow } => {
-            let allow = allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-            Err(GatewayError::MethodNotAllowed(allow.into()))
-        }
-        Outcome::NotFound => Err(GatewayError::NoRoute),
-    }
-}
-
-/// A body that says that it is too large is refused before anything is read of it.
-fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), GatewayError> {
-    let length = head
-        .headers
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit) { Err(GatewayError::BodyTooLarge) } else { Ok(()) }
-}
-
-/// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
-/// sending, so does this one.
-fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
-    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
-    if purpose(session) == Use::Tunnel {
-        return;
-    }
-    let timeout = function.upstream.terms().timeout;
-    let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
-    // A breath later than Pingora's own, which names the plain case.
-    wire.expire_at(Some(tokio::time::Instant::from_std(from) + left + BREATH));
-}
-
-/// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
-fn expect_end(session: &Session, ctx: &RequestCtx) {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
-        let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
-        wire.expire_at(left.map(|left| tokio::time::Instant::now() + left));
-    }
-}
-
-/// What Pingora takes from a function, but a client should not get.
-fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
-    let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
-    let size: usize = resp.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    // Pingora undoes `chunked` and forgets about the rest, which the body would still be in.
-    let codings = resp.headers.get_all(http::header::TRANSFER_ENCODING);
-    let is_coded = codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_coded {
-        return Err(GatewayError::UpstreamProtocol);
-    }
-    Ok(())
-}
-
-/// The function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
-fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut RequestCtx) {
-    if function.has_credential() && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        ctx.credential_refused = true;
-        resp.remove_header(&http::header::WWW_AUTHENTICATE);
-    }
-}
-
-/// The last touch on every function's head.
-fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
-    resp.insert_header("X-Request-Id", ctx.request_id())
-}
-
 /// Whether an answer has begun, so that a fault can only be shown by cutting it. After 101 the bytes are those of another protocol.
 fn has_begun(session: &Session) -> bool {
     let status = session.response_written().map(|written| written.status);
@@ -509,11 +384,3 @@ fn entrance(session: &Session) -> Entrance {
         session.server_addr().and_then(|address| address.as_inet()).map_or(0, |address| address.port());
     Entrance { is_tls, port }
 }
-
-const BREATH: Duration = Duration::from_millis(20);
-/// More 1xx before an answer are an attack or a fault.
-const INTERIM_ANSWERS: u32 = 8;
-/// How long the rest of a body is read that nobody wants, to keep the connection.
-const DRAIN: Duration = Duration::from_secs(5);
-/// The largest head a function may answer with.
-const ANSWER_HEAD: usize = 64 * 1024;

@@ -1,0 +1,67 @@
+//! The function's answer: how long it may take to begin and to end, and what of it a client may get.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::ctx::RequestCtx;
+use super::purpose;
+use crate::downstream::Wire;
+use crate::error::GatewayError;
+use crate::function::Function;
+use crate::upstream::Use;
+
+/// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
+/// sending, so does this one.
+pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
+    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
+    if purpose(session) == Use::Tunnel {
+        return;
+    }
+    let timeout = function.upstream.terms().timeout;
+    let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
+    // A breath later than Pingora's own, which names the plain case.
+    wire.expire_at(Some(tokio::time::Instant::from_std(from) + left + BREATH));
+}
+
+/// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
+pub(super) fn expect_end(session: &Session, ctx: &RequestCtx) {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
+        wire.expire_at(left.map(|left| tokio::time::Instant::now() + left));
+    }
+}
+
+/// What Pingora takes from a function, but a client should not get.
+pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
+    let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
+    let size: usize = resp.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    // Pingora undoes `chunked` and forgets about the rest, which the body would still be in.
+    let codings = resp.headers.get_all(http::header::TRANSFER_ENCODING);
+    let is_coded = codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_coded {
+        return Err(GatewayError::UpstreamProtocol);
+    }
+    Ok(())
+}
+
+/// The function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
+pub(super) fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut RequestCtx) {
+    if function.has_credential() && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        ctx.credential_refused = true;
+        resp.remove_header(&http::header::WWW_AUTHENTICATE);
+    }
+}
+
+/// The last touch on every function's head.
+pub(super) fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
+    resp.insert_header("X-Request-Id", ctx.request_id())
+}
+
+/// More 1xx before an answer are an attack or a fault.
+pub(super) const INTERIM_ANSWERS: u32 = 8;
+const BREATH: Duration = Duration::from_millis(20);
+/// The largest head a function may answer with.
+const ANSWER_HEAD: usize = 64 * 1024;

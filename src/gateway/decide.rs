@@ -1,0 +1,105 @@
+//! What is decided before a byte goes anywhere: who asks, for which function, and whether it may be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+
+use super::ctx::{Match, RequestCtx};
+use super::forward::{self, Trust};
+use super::{Gateway, fault, peer_address};
+use crate::downstream::{self, HeadLimits};
+use crate::error::GatewayError;
+use crate::function::Function;
+use crate::routing::Outcome;
+use crate::snapshot::Snapshot;
+
+impl Gateway {
+    /// Everything that is decided before a byte goes anywhere. `Ok` names the function that is to be called.
+    pub(super) fn decide(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> Result<Arc<Function>, GatewayError> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let settings = &snapshot.settings;
+        self.identify(session, ctx);
+        ctx.in_flight = Some(self.load.enter(settings.limits.in_flight)?);
+        // The wire bounds the client's silence, without a timer for every read.
+        session.set_read_timeout(None);
+        session.set_total_drain_timeout(Some(DRAIN));
+
+        if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
+            // They would show a credential, or belong to no function.
+            session.set_keepalive(None);
+            return Err(GatewayError::MethodNotAllowed(
+                "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
+            ));
+        }
+        if session.req_header().version == http::Version::HTTP_2 {
+            // The wire has seen to it for HTTP/1.
+            downstream::check_http2(session.req_header(), &HeadLimits::default()).map_err(fault::refused)?;
+            forward::join_cookies(session.req_header_mut())?;
+        }
+        let head = session.req_header();
+        let matched = find(&snapshot, head)?;
+        let function = Arc::clone(&matched.function);
+        let suffix_is_safe = match matched.suffix_at {
+            Some(start) => crate::uri::check_path(head.uri.path().get(start..).unwrap_or_default()),
+            None => Ok(()),
+        };
+        ctx.route = Some(matched);
+        suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
+        check_body_length(head, ctx.body_limit())?;
+        Ok(function)
+    }
+
+    /// Who asks, and under which id.
+    fn identify(&self, session: &Session, ctx: &mut RequestCtx) {
+        let peer = peer_address(session);
+        let headers = &session.req_header().headers;
+        let (client, trust) = forward::client(peer, headers, &ctx.snapshot.settings.trusted_proxies);
+        ctx.client = client;
+        ctx.peer_is_trusted = trust == Trust::Peer;
+        if ctx.peer_is_trusted {
+            ctx.adopted_id = forward::accepted_request_id(headers).map(str::to_owned);
+        }
+    }
+}
+
+/// The route for this head.
+fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError> {
+    let host = match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+    };
+    if host.is_empty() && head.version != http::Version::HTTP_10 {
+        return Err(GatewayError::BadRequest("the Host header is missing"));
+    }
+    let path = head.uri.path();
+    match snapshot.routes.find(host, &head.method, path) {
+        Outcome::Found { value, suffix } => Ok(Match {
+            function: Arc::clone(value),
+            suffix_at: suffix.map(|suffix| path.len() - suffix.len()),
+        }),
+        Outcome::MethodNotAllowed { allow } => {
+            let allow = allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+            Err(GatewayError::MethodNotAllowed(allow.into()))
+        }
+        Outcome::NotFound => Err(GatewayError::NoRoute),
+    }
+}
+
+/// A body that says that it is too large is refused before anything is read of it.
+pub(super) fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), GatewayError> {
+    let length = head
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit) { Err(GatewayError::BodyTooLarge) } else { Ok(()) }
+}
+
+/// How long the rest of a body is read that nobody wants, to keep the connection.
+const DRAIN: Duration = Duration::from_secs(5);
