@@ -520,6 +520,15 @@ mod secrets {
         }
     }
 
+    #[test]
+    fn a_bundle_of_authorities_is_bounded() {
+        let yaml = "routes: [ { name: a, match: { path: /a }, target: { http: { url: 'https://h/', ca: large } } } ]\n";
+        let files = Files::new(&[("fngate.yaml", yaml), ("large", "")]);
+        fs::OpenOptions::new().write(true).open(files.path("large")).unwrap().set_len((4 << 20) + 1).unwrap();
+        let said = files.drawn();
+        assert!(said.contains("`large` is larger than 4194304 bytes"), "{said}");
+    }
+
     /// Says so, and soon.
     #[track_caller]
     fn refuses(files: &Files, kind: &str) {
