@@ -47,12 +47,14 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
     Ok(())
 }
 
-/// The function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
-pub(super) fn notice_refusal(resp: &mut ResponseHeader, function: &Function, ctx: &mut RequestCtx) {
-    if function.has_credential() && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        ctx.credential_refused = true;
+/// Whether the function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
+pub(super) fn notice_refusal(resp: &mut ResponseHeader, function: &Function) -> bool {
+    let is_refused =
+        function.has_credential() && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if is_refused {
         resp.remove_header(&http::header::WWW_AUTHENTICATE);
     }
+    is_refused
 }
 
 /// The last touch on every function's head.

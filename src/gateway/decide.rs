@@ -12,21 +12,14 @@ use super::forward::{self, Trust};
 use super::{Gateway, fault, peer_address};
 use crate::downstream::{self, HeadLimits};
 use crate::error::GatewayError;
-use crate::function::Function;
 use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 
 impl Gateway {
-    /// Everything that is decided before a byte goes anywhere. `Ok` names the function that is to be called.
-    pub(super) fn decide(
-        &self,
-        session: &mut Session,
-        ctx: &mut RequestCtx,
-    ) -> Result<Arc<Function>, GatewayError> {
-        let snapshot = Arc::clone(&ctx.snapshot);
-        let settings = &snapshot.settings;
+    /// Everything that is decided before a byte goes anywhere. After `Ok` the context knows the route.
+    pub(super) fn decide(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
         self.identify(session, ctx);
-        ctx.in_flight = Some(self.load.enter(settings.limits.in_flight)?);
+        ctx.in_flight = Some(self.load.enter(ctx.snapshot.settings.limits.in_flight)?);
         // The wire bounds the client's silence, without a timer for every read.
         session.set_read_timeout(None);
         session.set_total_drain_timeout(Some(DRAIN));
@@ -44,16 +37,14 @@ impl Gateway {
             forward::join_cookies(session.req_header_mut())?;
         }
         let head = session.req_header();
-        let matched = find(&snapshot, head)?;
-        let function = Arc::clone(&matched.function);
+        let matched = find(&ctx.snapshot, head)?;
         let suffix_is_safe = match matched.suffix_at {
             Some(start) => crate::uri::check_path(head.uri.path().get(start..).unwrap_or_default()),
             None => Ok(()),
         };
         ctx.route = Some(matched);
         suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
-        check_body_length(head, ctx.body_limit())?;
-        Ok(function)
+        check_body_length(head, ctx.body_limit())
     }
 
     /// Who asks, and under which id.

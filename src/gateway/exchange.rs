@@ -18,7 +18,7 @@ use super::{Gateway, fault, forward, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
-use crate::platforms::{Buffered, BufferedTarget};
+use crate::platforms::{Buffered, BufferedTarget, Target};
 use crate::telemetry::Retry;
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
@@ -29,8 +29,8 @@ pub(super) async fn run(
     session: &mut Session,
     ctx: &mut RequestCtx,
     function: &Function,
-    target: &BufferedTarget,
 ) -> Result<(), GatewayError> {
+    let Target::Buffered(target) = &function.target else { return Err(GatewayError::Internal) };
     let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
     let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
     let mut head = session.req_header().clone();
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let (mut resp, body) = answer?;
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
-    notice_refusal(&mut resp, function, ctx);
+    ctx.credential_refused = notice_refusal(&mut resp, function);
     let body = target.open(&ctx.call(session.req_header()), &mut resp, body)?;
 
     finish_head(&mut resp, ctx).map_err(|_| GatewayError::Internal)?;

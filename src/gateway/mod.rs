@@ -96,20 +96,19 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora::Result<bool> {
-        let function = match self.decide(session, ctx) {
-            Ok(function) => function,
-            Err(error) => return self.refuse(session, ctx, error).await,
-        };
-        ctx.held = Some(function.metrics.begin());
-        match &function.target {
-            Target::Streamed(_) => Ok(false),
-            // Boxed, so that its large state is not part of this future, which every request creates and moves.
-            Target::Buffered(target) => {
-                match Box::pin(exchange::run(self, session, ctx, &function, target)).await {
-                    Ok(()) => Ok(true),
-                    Err(error) => self.refuse(session, ctx, error).await,
-                }
-            }
+        if let Err(error) = self.decide(session, ctx) {
+            return self.refuse(session, ctx, error).await;
+        }
+        let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
+        let held = function.metrics.begin();
+        let buffered = matches!(function.target, Target::Buffered(_)).then(|| Arc::clone(function));
+        ctx.held = Some(held);
+        // Who passes here shares the function's counters with all others: its own count of references is touched only where it must.
+        let Some(function) = buffered else { return Ok(false) };
+        // Boxed, so that its large state is not part of this future, which every request creates and moves.
+        match Box::pin(exchange::run(self, session, ctx, &function)).await {
+            Ok(()) => Ok(true),
+            Err(error) => self.refuse(session, ctx, error).await,
         }
     }
 
@@ -118,11 +117,12 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
         let purpose = purpose(session);
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
-        let lease = ctx.upstream.begin(&function.upstream, purpose);
-        let peer = lease.map(|lease| function.upstream.peer(lease, purpose, remaining));
+        let Some(route) = &ctx.route else { return Err(ours(ctx, GatewayError::Internal)) };
+        let upstream = &route.function.upstream;
+        let peer =
+            ctx.upstream.begin(upstream, purpose).map(|lease| upstream.peer(lease, purpose, remaining));
         // What was read of the body passes its filter once more.
         ctx.body_in = 0;
         peer.map_err(|error| ours(ctx, error))
@@ -174,20 +174,9 @@ impl ProxyHttp for Gateway {
         req: &mut RequestHeader,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
-        let Some(function) = ctx.function().cloned() else { return Err(ours(ctx, GatewayError::Internal)) };
-        let Target::Streamed(target) = &function.target else {
-            return Err(ours(ctx, GatewayError::Internal));
-        };
-        let rewritten = forward::announce(req, ctx, peer_address(session), entrance(session))
-            .and_then(|()| target.rewrite_request(&ctx.call(session.req_header()), req));
-        rewritten.map_err(|error| ours(ctx, error))?;
+        rewrite(session, req, ctx).map_err(|error| ours(ctx, error))?;
         // What HTTP/2 fails to write after this may be the end of the body.
         ctx.upstream.head_is_out = req.version == http::Version::HTTP_2;
-        // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
-        let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
-        if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
-            req.insert_header(http::header::CONNECTION, HeaderValue::from_static("close"))?;
-        }
         Ok(())
     }
 
@@ -258,11 +247,13 @@ impl ProxyHttp for Gateway {
         if resp.status.is_informational() {
             return Ok(());
         }
-        let Some(function) = ctx.function().cloned() else { return Ok(()) };
-        if let Target::Streamed(target) = &function.target {
-            target.map_response(&ctx.call(session.req_header()), resp).map_err(|error| ours(ctx, error))?;
-        }
-        notice_refusal(resp, &function, ctx);
+        let Some(function) = ctx.function() else { return Ok(()) };
+        let mapped = match &function.target {
+            Target::Streamed(target) => target.map_response(&ctx.call(session.req_header()), resp),
+            Target::Buffered(_) => Ok(()),
+        };
+        ctx.credential_refused = notice_refusal(resp, function);
+        mapped.map_err(|error| ours(ctx, error))?;
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
@@ -354,6 +345,21 @@ impl Gateway {
         ctx.error = Some(error);
         Ok(true)
     }
+}
+
+/// Makes the client's head the function's.
+fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Result<(), GatewayError> {
+    let function = ctx.function().ok_or(GatewayError::Internal)?;
+    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
+    forward::announce(req, ctx, peer_address(session), entrance(session))?;
+    target.rewrite_request(&ctx.call(session.req_header()), req)?;
+    // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
+    let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
+    if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
+        let close = HeaderValue::from_static("close");
+        req.insert_header(http::header::CONNECTION, close).map_err(|_| GatewayError::Internal)?;
+    }
+    Ok(())
 }
 
 /// Notes the reason, and gives Pingora an error that leads to `fail_to_proxy` without a retry.
