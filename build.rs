@@ -6,6 +6,10 @@ fn main() {
     println!("cargo::rerun-if-changed=.git/HEAD");
     println!("cargo::rerun-if-changed=.git/refs/heads");
     println!("cargo::rerun-if-env-changed=FNGATE_COMMIT");
+    // Only what is shipped: to whoever works on it, every commit would otherwise cost a whole build.
+    if std::env::var("PROFILE").is_ok_and(|profile| profile != "release") {
+        return;
+    }
     if let Some(commit) = std::env::var("FNGATE_COMMIT").ok().or_else(head) {
         println!("cargo::rustc-env=FNGATE_COMMIT={commit}");
     }
