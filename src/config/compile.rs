@@ -300,9 +300,7 @@ fn parse_method(text: &str) -> Result<Method, Invalid> {
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
 
 fn warn_of_plain_credentials(terms: &Terms, credentials: &[Scope<'_>]) {
-    let is_local =
-        |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let Some(remote) = terms.endpoints.iter().find(|endpoint| !is_local(&endpoint.address.host)) else {
+    let Some(remote) = terms.endpoints.iter().find(|endpoint| !endpoint.address.is_loopback()) else {
         return;
     };
     if terms.scheme == Scheme::Http {

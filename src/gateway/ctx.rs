@@ -13,7 +13,7 @@ use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::Call;
 use crate::snapshot::Snapshot;
-use crate::telemetry::Held;
+use crate::telemetry::{Held, RouteMetrics};
 use crate::upstream::{Lease, Upstream, Use};
 
 pub struct RequestCtx {
@@ -162,10 +162,13 @@ impl Attempts {
         self.end();
     }
 
-    pub(super) fn connected(&mut self, reused: bool) {
+    pub(super) fn connected(&mut self, reused: bool, metrics: &RouteMetrics) {
         self.reused = Some(reused);
-        if !reused {
-            self.connect = self.began.map(|began| began.elapsed());
+        if reused {
+            metrics.reused();
+        } else if let Some(took) = self.began.map(|began| began.elapsed()) {
+            metrics.dialled(took);
+            self.connect = Some(took);
         }
     }
 

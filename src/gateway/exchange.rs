@@ -182,11 +182,7 @@ async fn attempt(
         let retry = (function.upstream.address_count() > 1).then_some(Retry::Connect);
         Failure { error: explain(e), retry }
     })?;
-    ctx.upstream.connected(reused);
-    match ctx.upstream.connect {
-        Some(took) => function.metrics.dialled(took),
-        None => function.metrics.reused(),
-    }
+    ctx.upstream.connected(reused, &function.metrics);
     upstream.set_read_timeout(peer.options.read_timeout);
     upstream.set_write_timeout(peer.options.write_timeout);
 

@@ -155,12 +155,8 @@ impl ProxyHttp for Gateway {
         _: Option<&Digest>,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
-        ctx.upstream.connected(reused);
-        if let Some(function) = ctx.function() {
-            match ctx.upstream.connect {
-                Some(took) => function.metrics.dialled(took),
-                None => function.metrics.reused(),
-            }
+        if let Some(route) = &ctx.route {
+            ctx.upstream.connected(reused, &route.function.metrics);
         }
         // A pooled connection is there at once: no need for another look at the clock.
         let from = if reused { ctx.upstream.began } else { None };

@@ -378,10 +378,6 @@ async fn done(gateway: &Gateway, request: &Request) -> Response {
     answer
 }
 
-fn openfunction(origin: &Origin, more: &str) -> String {
-    format!("openfunction: {{ function_uri: '{}/', {more} }}", origin.url())
-}
-
 fn openwhisk(origin: &Origin, more: &str) -> String {
     format!(
         "openwhisk: {{ api_host: '{}', service_token: 'a:b', namespace: guest, action: test, {more} }}",

@@ -13,21 +13,7 @@ use crate::harness::*;
 #[tokio::test]
 async fn an_event_stream_arrives_event_by_event() {
     let gate = Gate::closed();
-    let confirmed = gate.clone();
-    let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = confirmed.clone();
-            async move {
-                exchange.start_chunked("text/event-stream").await;
-                for number in 1..=3 {
-                    exchange.send_chunk(&format!("data: {number}\n\n")).await;
-                    gate.passed().await;
-                }
-                exchange.end_chunked().await;
-            }
-        })
-        .start()
-        .await;
+    let origin = three_events(&gate).await;
     let gateway = Gateway::start(&route("/events", &openfunction(&origin, ""))).await;
 
     let mut client = gateway.client().await;
@@ -47,21 +33,7 @@ async fn an_event_stream_reaches_an_http2_client_event_by_event() {
     use http_body_util::BodyExt;
 
     let gate = Gate::closed();
-    let confirmed = gate.clone();
-    let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = confirmed.clone();
-            async move {
-                exchange.start_chunked("text/event-stream").await;
-                for number in 1..=3 {
-                    exchange.send_chunk(&format!("data: {number}\n\n")).await;
-                    gate.passed().await;
-                }
-                exchange.end_chunked().await;
-            }
-        })
-        .start()
-        .await;
+    let origin = three_events(&gate).await;
     let ca = Ca::new();
     let gateway =
         Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/events", &openfunction(&origin, ""))).await;
@@ -592,6 +564,21 @@ async fn a_client_of_the_old_version_gets_no_chunks() {
     assert_eq!(body, "body");
 }
 
-fn openfunction(origin: &Origin, more: &str) -> String {
-    format!("openfunction: {{ function_uri: '{}/', {more} }}", origin.url())
+/// A function that sends three events, each only when the gate has let the one before pass.
+async fn three_events(gate: &Gate) -> Origin {
+    let confirmed = gate.clone();
+    Origin::http1()
+        .script(move |mut exchange| {
+            let gate = confirmed.clone();
+            async move {
+                exchange.start_chunked("text/event-stream").await;
+                for number in 1..=3 {
+                    exchange.send_chunk(&format!("data: {number}\n\n")).await;
+                    gate.passed().await;
+                }
+                exchange.end_chunked().await;
+            }
+        })
+        .start()
+        .await
 }

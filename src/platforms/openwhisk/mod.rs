@@ -22,7 +22,6 @@ pub mod answer;
 pub mod input;
 mod media;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -212,12 +211,10 @@ fn parse_api_host(text: &str) -> Result<TargetUri, Invalid> {
 }
 
 fn warn_without_tls(api: &TargetUri, scope: &Scope<'_>) {
-    let host = api.origin.host.as_str();
-    let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    if api.scheme == Scheme::Http && !is_loopback {
+    if api.scheme == Scheme::Http && !api.origin.is_loopback() {
         scope.warn(
             "the openwhisk `api_host` has no TLS: the service token can be read on its way",
-            format!("`https://{host}`, if the API can be reached like that"),
+            format!("`https://{}`, if the API can be reached like that", api.origin.host),
         );
     }
 }

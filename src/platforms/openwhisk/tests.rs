@@ -1,6 +1,6 @@
 //! The keys, and both heads: a request in, the platform's out; the platform's answer in, the client's out.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
 use crate::diag::{Diagnostic, Diagnostics, Holds, Severity};

@@ -40,6 +40,11 @@ pub(crate) use wire::Piece;
 /// ever used up by a test that fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The target `openfunction` on this origin, with more keys.
+pub(crate) fn openfunction(origin: &Origin, more: &str) -> String {
+    format!("openfunction: {{ function_uri: '{}/', {more} }}", origin.url())
+}
+
 /// A file with one route, `hello`, on every host. `target` is the inside of the target's braces.
 pub(crate) fn route(path: &str, target: &str) -> String {
     routes(&[("hello", path, target)])
