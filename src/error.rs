@@ -36,6 +36,8 @@ pub enum GatewayError {
     UpstreamProtocol,
     /// The platform's envelope cannot be understood.
     BadEnvelope(&'static str),
+    /// The platform wants signed requests, and nothing to sign with was found or is still valid.
+    NoCredentials,
     Overloaded,
     Draining,
     ClientGone,
@@ -69,7 +71,7 @@ impl GatewayError {
             UpstreamConnect | UpstreamTls | UpstreamResolve => StatusCode::BAD_GATEWAY,
             UpstreamReset | UpstreamProtocol | BadEnvelope(_) => StatusCode::BAD_GATEWAY,
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
+            NoCredentials | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
             Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -96,6 +98,7 @@ impl GatewayError {
             UpstreamReset => "upstream_reset",
             UpstreamProtocol => "upstream_protocol",
             BadEnvelope(_) => "bad_envelope",
+            NoCredentials => "no_credentials",
             Overloaded => "overloaded",
             Draining => "draining",
             ClientGone => "client_gone",
@@ -110,7 +113,7 @@ impl GatewayError {
             | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
             | UpstreamReset | UpstreamProtocol | BadEnvelope(_) => Blame::Upstream,
-            Overloaded | Draining | Internal => Blame::Gateway,
+            NoCredentials | Overloaded | Draining | Internal => Blame::Gateway,
         }
     }
 
@@ -137,6 +140,7 @@ impl GatewayError {
             UpstreamReset => "the function closed the connection before its answer was complete",
             UpstreamProtocol => "the function's answer is not valid HTTP",
             BadEnvelope(reason) => reason,
+            NoCredentials => "the gateway has no credentials for this function",
             Overloaded => "the gateway is at its limit",
             Draining => "the gateway is shutting down",
             ClientGone => "the client closed the connection",

@@ -192,7 +192,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 22] = [
+const FAILURE_CODES: [&str; 23] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -210,6 +210,7 @@ const FAILURE_CODES: [&str; 22] = [
     "upstream_reset",
     "upstream_protocol",
     "bad_envelope",
+    "no_credentials",
     "overloaded",
     "draining",
     "client_gone",
@@ -397,7 +398,8 @@ mod tests {
             Deadline => Some(UpstreamReset),
             UpstreamReset => Some(UpstreamProtocol),
             UpstreamProtocol => Some(BadEnvelope("x")),
-            BadEnvelope(_) => Some(Overloaded),
+            BadEnvelope(_) => Some(NoCredentials),
+            NoCredentials => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),
             ClientGone => Some(Internal),

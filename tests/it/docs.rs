@@ -267,7 +267,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 21] = [
+const ERRORS: [GatewayError; 22] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -285,6 +285,7 @@ const ERRORS: [GatewayError; 21] = [
     GatewayError::UpstreamReset,
     GatewayError::UpstreamProtocol,
     GatewayError::BadEnvelope(""),
+    GatewayError::NoCredentials,
     GatewayError::Overloaded,
     GatewayError::Draining,
     GatewayError::ClientGone,
