@@ -11,6 +11,7 @@ mod scrape;
 // The functions behind it.
 mod exchange;
 mod journal;
+mod moto;
 mod origin;
 mod unreachable;
 
@@ -31,6 +32,7 @@ pub(crate) use exchange::{Exchange, Reply};
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;
 pub(crate) use journal::Recorded;
+pub(crate) use moto::{Keys, Moto};
 pub(crate) use origin::{Origin, Script};
 pub(crate) use pki::{Ca, Leaf};
 pub(crate) use unreachable::{Refusing, Silent};
