@@ -15,6 +15,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use fngate::config;
 use fngate::downstream::RequestId;
+use fngate::platforms::template::Parameters;
 use fngate::platforms::{Buffered, BufferedTarget, Call, Streamed, StreamedTarget, Target};
 use fngate::routing::{Matcher, Outcome, RouteTable};
 use fngate::snapshot::Plan;
@@ -29,7 +30,7 @@ fn route_match(c: &mut Criterion) {
         let table = RouteTable::build((0..routes).map(|i| (matcher(i), i)));
         let asked: Vec<_> = (0..routes).map(|i| (host(i), format!("/functions/{i}/some/suffix"))).collect();
         let find = |(host, path): &(String, String)| match table.find(host, &Method::GET, path) {
-            Outcome::Found { value, suffix } => (*value, suffix.map(str::len)),
+            Outcome::Found { value, suffix, .. } => (*value, suffix.map(str::len)),
             other => panic!("{host}{path}: {other:?}"),
         };
 
@@ -114,7 +115,7 @@ fn openwhisk(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched_ref(
                 || head.clone(),
-                |head| target.seal(&call(), head, input.clone()).unwrap(),
+                |head| target.seal(&call(), head, input.clone(), SystemTime::now()).unwrap(),
                 BatchSize::SmallInput,
             );
         });
@@ -251,6 +252,7 @@ fn request(method: &str, target: &str) -> RequestHeader {
 fn call() -> Call<'static> {
     Call {
         suffix: Some("some/suffix"),
+        parameters: Parameters::default(),
         query: Some("a=1&b=2"),
         path: "/hello/some/suffix",
         request_id: "0123456789abcdef0123456789abcdef",

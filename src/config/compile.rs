@@ -212,7 +212,13 @@ impl Routes {
             self.matched.push(Matched { matcher, name: name.clone(), place });
         }
         let name = self.compile_name(name, &scope.key("name"));
-        let function = platforms::compile(target, &scope.key("target"));
+        let path = matcher.as_ref().map(|matcher| &matcher.path);
+        let parameters: Vec<_> = path.into_iter().flat_map(PathPattern::parameters).collect();
+        let route = platforms::template::Route {
+            parameters: &parameters,
+            has_suffix: matches!(path, Some(PathPattern::Below(_))),
+        };
+        let function = platforms::compile(target, route, &scope.key("target"));
         // A platform with a credential of its own warns in its own words.
         if let Some(platforms::Compiled { target: Target::Streamed(_), terms, .. }) = &function {
             warn_of_plain_credentials(terms, credentials);

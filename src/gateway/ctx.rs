@@ -9,9 +9,11 @@ use pingora::{Error, ErrorType};
 
 use super::limits::InFlight;
 use crate::downstream::RequestId;
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::Call;
+use crate::platforms::template::Parameters;
+use crate::routing::Captures;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Held, RouteMetrics};
 use crate::upstream::{Lease, Upstream, Use};
@@ -29,8 +31,8 @@ pub struct RequestCtx {
     pub(super) route: Option<Match>,
     /// Why the request ended early, or how its answer was cut.
     pub(super) error: Option<GatewayError>,
-    /// The function refused our credential; its answer was passed on.
-    pub(super) credential_refused: bool,
+    /// A failure that the function's answer reports; it was passed on.
+    pub(super) reported: Option<Reported>,
     pub(super) upstream: Attempts,
     /// Bytes of the request's body that the current attempt has been given.
     pub(super) body_in: u64,
@@ -43,10 +45,11 @@ pub struct RequestCtx {
     pub(super) activation_id: Option<String>,
 }
 
-/// The route's function, and where in the path its suffix begins.
+/// The route's function, and where in the path its suffix begins and its parameters stand.
 pub(super) struct Match {
     pub(super) function: Arc<Function>,
     pub(super) suffix_at: Option<usize>,
+    pub(super) captures: Captures,
 }
 
 /// What happened between us and the function.
@@ -81,7 +84,7 @@ impl RequestCtx {
             peer_is_trusted: false,
             route: None,
             error: None,
-            credential_refused: false,
+            reported: None,
             upstream: Attempts::default(),
             body_in: 0,
             in_flight: None,
@@ -104,6 +107,7 @@ impl RequestCtx {
         let path = head.uri.path();
         Call {
             suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),
+            parameters: Parameters::new(path, self.route.as_ref().map_or(&[], |route| &route.captures)),
             query: head.uri.query(),
             path,
             request_id: self.request_id(),

@@ -71,9 +71,10 @@ fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError
     }
     let path = head.uri.path();
     match snapshot.routes.find(host, &head.method, path) {
-        Outcome::Found { value, suffix } => Ok(Match {
+        Outcome::Found { value, suffix, captures } => Ok(Match {
             function: Arc::clone(value),
             suffix_at: suffix.map(|suffix| path.len() - suffix.len()),
+            captures,
         }),
         Outcome::MethodNotAllowed { allow } => {
             let allow = allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");

@@ -2,6 +2,8 @@
 //!
 //! The status of such an answer depends on its body, so it cannot pass through the proxy phases, which send the head first.
 
+use std::time::SystemTime;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
 use http::{HeaderValue, Version};
@@ -36,7 +38,7 @@ pub(super) async fn run(
     let mut head = session.req_header().clone();
     // What a target makes of the client's fields, it makes of those that can be believed.
     forward::announce(&mut head, ctx, super::peer_address(session), super::entrance(session))?;
-    let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body)?;
+    let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body, SystemTime::now())?;
     frame(&mut head, function, sealed.len())?;
 
     let answer = {
@@ -50,7 +52,7 @@ pub(super) async fn run(
     let (mut resp, body) = answer?;
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
-    ctx.credential_refused = notice_refusal(&mut resp, function);
+    ctx.reported = notice_refusal(&mut resp, function);
     let body = target.open(&ctx.call(session.req_header()), &mut resp, body)?;
 
     finish_head(&mut resp, ctx).map_err(|_| GatewayError::Internal)?;

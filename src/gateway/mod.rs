@@ -35,7 +35,7 @@ use self::forward::Entrance;
 use self::limits::Load;
 use crate::downstream::Wire;
 use crate::error::GatewayError;
-use crate::platforms::{Streamed, Target};
+use crate::platforms::{Streamed, Target, Verdict};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Retry};
 use crate::upstream::{Keepalive, Use};
@@ -246,10 +246,14 @@ impl ProxyHttp for Gateway {
         let Some(function) = ctx.function() else { return Ok(()) };
         let mapped = match &function.target {
             Target::Streamed(target) => target.map_response(&ctx.call(session.req_header()), resp),
-            Target::Buffered(_) => Ok(()),
+            Target::Buffered(_) => Ok(Verdict::Answered),
         };
-        ctx.credential_refused = notice_refusal(resp, function);
-        mapped.map_err(|error| ours(ctx, error))?;
+        let refused = notice_refusal(resp, function);
+        let verdict = mapped.map_err(|error| ours(ctx, error))?;
+        ctx.reported = match verdict {
+            Verdict::Answered => refused,
+            Verdict::Failed(reported) => Some(refused.unwrap_or(reported)),
+        };
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);

@@ -8,8 +8,10 @@ pub mod head;
 pub mod http;
 pub mod openfunction;
 pub mod openwhisk;
+pub mod template;
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use ::http::HeaderName;
 use bytes::Bytes;
@@ -17,8 +19,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::template::{Parameters, Route};
 use crate::diag::Scope;
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::upstream::Terms;
 use crate::values::ByteSize;
 
@@ -27,6 +30,8 @@ use crate::values::ByteSize;
 pub struct Call<'a> {
     /// What follows the matched prefix, without its leading `/`, escapes untouched; `None` on exact routes.
     pub suffix: Option<&'a str>,
+    /// What the path holds where the route has parameters.
+    pub parameters: Parameters<'a>,
     /// The client's query as sent, without `?`.
     pub query: Option<&'a str>,
     /// The whole path as the client sent it.
@@ -35,10 +40,21 @@ pub struct Call<'a> {
     pub client: IpAddr,
 }
 
+/// What the head of a streamed answer says of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing but what its status says.
+    Answered,
+    /// The call failed, by the platform's own account. The answer passes as it is.
+    Failed(Reported),
+}
+
 /// Bodies pass through untouched; only the heads are rewritten.
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
-    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<(), GatewayError>;
+
+    /// Makes the function's head the client's. An `Err` is answered in its place.
+    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
 }
 
 /// The whole request must be known before its first byte leaves: it is signed or wrapped.
@@ -48,8 +64,14 @@ pub trait Buffered {
     /// The header in which the platform names a call; its value stands in the access log.
     fn call_id(&self) -> HeaderName;
 
-    /// Rewrites the client's head into the platform's and makes the body to send; the caller sets its length.
-    fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError>;
+    /// Rewrites the client's head into the platform's and makes the body to send; the caller sets its length. `at` is now.
+    fn seal(
+        &self,
+        call: &Call<'_>,
+        req: &mut RequestHeader,
+        body: Bytes,
+        at: SystemTime,
+    ) -> Result<Bytes, GatewayError>;
 
     /// Turns the platform's answer into the client's; the caller sets the body's length.
     fn open(&self, call: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError>;
@@ -88,7 +110,7 @@ impl Streamed for StreamedTarget {
         }
     }
 
-    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<(), GatewayError> {
+    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
         match self {
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
@@ -109,9 +131,15 @@ impl Buffered for BufferedTarget {
         }
     }
 
-    fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError> {
+    fn seal(
+        &self,
+        call: &Call<'_>,
+        req: &mut RequestHeader,
+        body: Bytes,
+        at: SystemTime,
+    ) -> Result<Bytes, GatewayError> {
         match self {
-            BufferedTarget::OpenWhisk(target) => target.seal(call, req, body),
+            BufferedTarget::OpenWhisk(target) => target.seal(call, req, body, at),
         }
     }
 
@@ -146,18 +174,50 @@ pub struct Compiled {
 }
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
-pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
+pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
     let Raw { openfunction, openwhisk, http } = raw;
-    match (openfunction, openwhisk, http) {
-        (Some(raw), None, None) => openfunction::compile(raw, &scope.key("openfunction")),
-        (None, Some(raw), None) => openwhisk::compile(raw, &scope.key("openwhisk")),
-        (None, None, Some(raw)) => http::compile(raw, &scope.key("http")),
-        _ => {
-            scope.reject_with(
-                "a target names exactly one platform",
-                "one of `openfunction`, `openwhisk`, `http`",
-            );
-            None
+    let mut given = [
+        openfunction.map(|raw| Platform::OpenFunction(Box::new(raw))),
+        openwhisk.map(|raw| Platform::OpenWhisk(Box::new(raw))),
+        http.map(|raw| Platform::Http(Box::new(raw))),
+    ]
+    .into_iter()
+    .flatten();
+    let (Some(platform), None) = (given.next(), given.next()) else {
+        scope.reject_with("a target names exactly one platform", format!("one of {NAMES}"));
+        return None;
+    };
+    match platform {
+        Platform::OpenFunction(raw) => openfunction::compile(*raw, route, &scope.key("openfunction")),
+        Platform::OpenWhisk(raw) => openwhisk::compile(*raw, route, &scope.key("openwhisk")),
+        Platform::Http(raw) => http::compile(*raw, route, &scope.key("http")),
+    }
+}
+
+/// The keys of the one platform that a target names.
+enum Platform {
+    OpenFunction(Box<openfunction::Raw>),
+    OpenWhisk(Box<openwhisk::Raw>),
+    Http(Box<http::Raw>),
+}
+
+const NAMES: &str = "`openfunction`, `openwhisk`, `http`";
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// A call without suffix, query and parameters.
+    pub(crate) fn call() -> Call<'static> {
+        Call {
+            suffix: None,
+            parameters: Parameters::default(),
+            query: None,
+            path: "/hello/x",
+            request_id: "req-1",
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
     }
 }
