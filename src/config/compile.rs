@@ -212,19 +212,22 @@ impl Routes {
             self.matched.push(Matched { matcher, name: name.clone(), place });
         }
         let name = self.compile_name(name, &scope.key("name"));
-        let path = matcher.as_ref().map(|matcher| &matcher.path);
-        let parameters: Vec<_> = path.into_iter().flat_map(PathPattern::parameters).collect();
-        let route = platforms::template::Route {
-            parameters: &parameters,
-            has_suffix: matches!(path, Some(PathPattern::Below(_))),
-        };
-        let function = platforms::compile(target, route, &scope.key("target"));
+        let function = compile_target(target, matcher.as_ref(), &scope.key("target"));
         // A platform with a credential of its own warns in its own words.
         if let Some(platforms::Compiled { target: Target::Streamed(_), terms, .. }) = &function {
             warn_of_plain_credentials(terms, credentials);
         }
         let route = || Some(Route { name: name?, matcher: matcher?, function: function? });
         self.compiled.push(route());
+    }
+
+    /// Looks for faults in what is left of a route that cannot serve.
+    pub(super) fn inspect(&mut self, raw: raw::Route, scope: &Scope<'_>) {
+        let raw::Route { name, matcher, priority, target } = raw;
+        let matcher = compile_matcher(matcher, priority.unwrap_or(0), &scope.key("match"));
+        self.compile_name(name, &scope.key("name"));
+        compile_target(target, matcher.as_ref(), &scope.key("target"));
+        self.compiled.push(None);
     }
 
     fn compile_name(&mut self, name: String, scope: &Scope<'_>) -> Option<String> {
@@ -257,6 +260,17 @@ impl Routes {
         }
         self.compiled.into_iter().collect()
     }
+}
+
+fn compile_target(
+    raw: platforms::Raw,
+    matcher: Option<&Matcher>,
+    scope: &Scope<'_>,
+) -> Option<platforms::Compiled> {
+    let path = matcher.map(|matcher| &matcher.path);
+    let parameters: Vec<_> = path.into_iter().flat_map(PathPattern::parameters).collect();
+    let has_suffix = matches!(path, Some(PathPattern::Below(_)));
+    platforms::compile(raw, platforms::template::Route { parameters: &parameters, has_suffix }, scope)
 }
 
 fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<Matcher> {
