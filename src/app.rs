@@ -47,7 +47,7 @@ impl App {
                 (!listener.identities.is_empty()).then(|| ServerIdentities::new(&listener.identities));
             listeners.push((inherited.take_or_bind(listener.address)?, identities.map(Arc::new)));
         }
-        let admin = inherited.take_or_bind(plan.settings.admin).context("the admin listener")?;
+        let admin = inherited.take_or_bind(plan.settings.admin.address).context("the admin listener")?;
         for address in inherited.unclaimed() {
             log::warn!("the service manager passed a socket on {address}, but no listener has this address");
         }
@@ -132,7 +132,7 @@ impl App {
                 let snapshot = Arc::clone(&snapshot);
                 move || snapshot.load().document()
             }),
-            host_name: None,
+            hosts: snapshot.load().settings.admin.hosts.clone(),
         };
         watch_over("the admin listener", tokio::spawn(admin_page.serve(admin)));
         let reloading = tokio::spawn(reload::watch(reloader, files, hangup));

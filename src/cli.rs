@@ -182,7 +182,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
             None => outcome = Outcome::ConfigurationFault,
             Some(plan) if args.running => {
                 if let Err(reason) =
-                    inquiry::await_configuration(plan.settings.admin, &plan.hash, args.within)
+                    inquiry::await_configuration(plan.settings.admin.address, &plan.hash, args.within)
                 {
                     eprintln!("fngate: {}: {reason:#}", file.display());
                     outcome = Outcome::No;
