@@ -245,7 +245,7 @@ impl ProxyHttp for Gateway {
         }
         let Some(function) = ctx.function() else { return Ok(()) };
         let mapped = match &function.target {
-            Target::Streamed(target) => target.map_response(&ctx.call(session.req_header()), resp),
+            Target::Streamed(target) => target.map_response(&ctx.call(session), resp),
             Target::Buffered(_) => Ok(Verdict::Answered),
         };
         let refused = notice_refusal(resp, function);
@@ -352,7 +352,7 @@ fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Resu
     let function = ctx.function().ok_or(GatewayError::Internal)?;
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
     forward::announce(req, ctx, peer_address(session), entrance(session))?;
-    target.rewrite_request(&ctx.call(session.req_header()), req)?;
+    target.rewrite_request(&ctx.call(session), req)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
     let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
     if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {

@@ -23,7 +23,7 @@ use self::template::{Parameters, Route};
 use crate::diag::Scope;
 use crate::error::{GatewayError, Reported};
 use crate::upstream::Terms;
-use crate::values::ByteSize;
+use crate::values::{ByteSize, Scheme};
 
 /// What a platform may know of the request it serves, beyond the head itself.
 #[derive(Debug)]
@@ -36,8 +36,27 @@ pub struct Call<'a> {
     pub query: Option<&'a str>,
     /// The whole path as the client sent it.
     pub path: &'a str,
+    pub origin: Origin<'a>,
     pub request_id: &'a str,
     pub client: IpAddr,
+}
+
+impl<'a> Call<'a> {
+    /// The path up to the suffix, without the `/` that joins them: where the function begins for the client.
+    pub fn base(&self) -> &'a str {
+        match self.suffix.and_then(|suffix| self.path.strip_suffix(suffix)) {
+            Some(before) => before.strip_suffix('/').unwrap_or(before),
+            None => self.path,
+        }
+    }
+}
+
+/// How the client reaches this gateway, as far as it can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin<'a> {
+    pub scheme: Scheme,
+    /// A host with an optional port; empty when a client of HTTP/1.0 named none.
+    pub authority: &'a str,
 }
 
 /// What the head of a streamed answer says of the call.
@@ -216,8 +235,19 @@ pub(crate) mod tests {
             parameters: Parameters::default(),
             query: None,
             path: "/hello/x",
+            origin: Origin { scheme: Scheme::Http, authority: "api.example.com" },
             request_id: "req-1",
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
+    }
+
+    #[test]
+    fn a_function_begins_where_the_suffix_is_taken_off() {
+        let base = |path, suffix| Call { path, suffix, ..call() }.base();
+        assert_eq!(base("/hello", None), "/hello");
+        assert_eq!(base("/hello/", None), "/hello/");
+        assert_eq!(base("/hello/x/y", Some("x/y")), "/hello");
+        assert_eq!(base("/hello/", Some("")), "/hello");
+        assert_eq!(base("/x", Some("x")), "");
     }
 }
