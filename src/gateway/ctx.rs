@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
+use super::body::Body;
 use super::limits::InFlight;
 use super::{entrance, forward};
 use crate::downstream::RequestId;
@@ -43,6 +44,8 @@ pub struct RequestCtx {
     pub(super) held: Option<Held>,
     /// 101 was answered: what follows is no body.
     pub(super) is_tunnel: bool,
+    /// The answer's body, where the platform wants something of it.
+    pub(super) body: Option<Box<Body>>,
     pub(super) activation_id: Option<String>,
 }
 
@@ -91,6 +94,7 @@ impl RequestCtx {
             in_flight: None,
             held: None,
             is_tunnel: false,
+            body: None,
             activation_id: None,
         }
     }

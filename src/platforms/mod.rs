@@ -13,7 +13,7 @@ pub mod template;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use ::http::HeaderName;
+use ::http::{HeaderName, StatusCode};
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
@@ -66,14 +66,29 @@ pub enum Verdict {
     Answered,
     /// The call failed, by the platform's own account. The answer passes as it is.
     Failed(Reported),
+    /// What it means stands at the beginning of its body, which passes as it is: [`Streamed::read_body`] is asked.
+    InBody,
+    /// The body has to be changed: it is held, up to so many bytes, and goes through [`Streamed::map_body`]. Only a body that is
+    /// not encoded can be, so whoever wants this takes `Accept-Encoding` off the request.
+    Rewritten { limit: usize },
 }
 
-/// Bodies pass through untouched; only the heads are rewritten.
+/// Bodies pass through untouched; only the heads are rewritten, but for the answers whose [`Verdict`] says otherwise.
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
 
     /// Makes the function's head the client's. An `Err` is answered in its place.
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
+
+    /// What the start of a body says, after [`Verdict::InBody`]. At most some KiB of it are shown.
+    fn read_body(&self, _status: StatusCode, _start: &[u8]) -> Option<Reported> {
+        None
+    }
+
+    /// Makes the function's body the client's, after [`Verdict::Rewritten`]. An `Err` cuts the answer.
+    fn map_body(&self, _call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
+        Ok(body)
+    }
 }
 
 /// The whole request must be known before its first byte leaves: it is signed or wrapped.
@@ -133,6 +148,20 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
+        }
+    }
+
+    fn read_body(&self, status: StatusCode, start: &[u8]) -> Option<Reported> {
+        match self {
+            StreamedTarget::Http(target) => target.read_body(status, start),
+            StreamedTarget::OpenFunction(target) => target.read_body(status, start),
+        }
+    }
+
+    fn map_body(&self, call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
+        match self {
+            StreamedTarget::Http(target) => target.map_body(call, body),
+            StreamedTarget::OpenFunction(target) => target.map_body(call, body),
         }
     }
 }
