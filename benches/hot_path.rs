@@ -16,12 +16,13 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use fngate::aws::{Credentials, SigningScope, sign};
 use fngate::config;
 use fngate::downstream::RequestId;
-use fngate::platforms::{Buffered, BufferedTarget, Call, Streamed, StreamedTarget, Target};
+use fngate::platforms::template::Parameters;
+use fngate::platforms::{Buffered, BufferedTarget, Call, Origin, Streamed, StreamedTarget, Target};
 use fngate::routing::{Matcher, Outcome, RouteTable};
 use fngate::snapshot::Plan;
 use fngate::telemetry::{AccessLog, Entry, Sink};
 use fngate::uri::check_path;
-use fngate::values::Secret;
+use fngate::values::{Scheme, Secret};
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -31,7 +32,7 @@ fn route_match(c: &mut Criterion) {
         let table = RouteTable::build((0..routes).map(|i| (matcher(i), i)));
         let asked: Vec<_> = (0..routes).map(|i| (host(i), format!("/functions/{i}/some/suffix"))).collect();
         let find = |(host, path): &(String, String)| match table.find(host, &Method::GET, path) {
-            Outcome::Found { value, suffix } => (*value, suffix.map(str::len)),
+            Outcome::Found { value, suffix, .. } => (*value, suffix.map(str::len)),
             other => panic!("{host}{path}: {other:?}"),
         };
 
@@ -116,7 +117,7 @@ fn openwhisk(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched_ref(
                 || head.clone(),
-                |head| target.seal(&call(), head, input.clone()).unwrap(),
+                |head| target.seal(&call(), head, input.clone(), SystemTime::now()).unwrap(),
                 BatchSize::SmallInput,
             );
         });
@@ -272,8 +273,10 @@ fn request(method: &str, target: &str) -> RequestHeader {
 fn call() -> Call<'static> {
     Call {
         suffix: Some("some/suffix"),
+        parameters: Parameters::default(),
         query: Some("a=1&b=2"),
         path: "/hello/some/suffix",
+        origin: Origin { scheme: Scheme::Http, authority: "api.example.com" },
         request_id: "0123456789abcdef0123456789abcdef",
         client: LOCALHOST,
     }

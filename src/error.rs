@@ -36,8 +36,10 @@ pub enum GatewayError {
     UpstreamProtocol,
     /// The platform's envelope cannot be understood.
     BadEnvelope(&'static str),
-    /// The platform wants signed requests, and nothing to sign with was found or is still valid.
-    NoCredentials,
+    /// The platform says that the function's own code failed, behind a status that says nothing of it.
+    FunctionError,
+    /// There is no credential to call the function with, or none that is still valid.
+    NoCredential,
     Overloaded,
     Draining,
     ClientGone,
@@ -53,9 +55,33 @@ pub enum Blame {
     Upstream,
 }
 
-/// What the access log and the metrics call a refused credential of ours. It is no error of the gateway: the function's own
-/// answer is passed on.
-pub const CREDENTIAL_REFUSED: &str = "credential_refused";
+/// A failure that an answer reports. It is no error of the gateway: the answer is passed on as it is, but the access log and the
+/// metrics call it what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    /// The function answered 401 or 403 to a credential of ours.
+    CredentialRefused,
+    /// The function's own code failed.
+    FunctionError,
+    /// The platform could not bring the call to the function, which never saw it.
+    NotReached,
+}
+
+impl Reported {
+    pub const ALL: [Reported; 3] =
+        [Reported::CredentialRefused, Reported::FunctionError, Reported::NotReached];
+
+    pub fn code(self) -> &'static str {
+        match self {
+            Reported::CredentialRefused => "credential_refused",
+            Reported::FunctionError => FUNCTION_ERROR,
+            Reported::NotReached => "not_reached",
+        }
+    }
+}
+
+/// One word, whether the platform shows the failure with a status of its own or hides it behind a 200.
+const FUNCTION_ERROR: &str = "function_error";
 
 impl GatewayError {
     pub fn status(&self) -> StatusCode {
@@ -69,9 +95,11 @@ impl GatewayError {
             UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
             RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             UpstreamConnect | UpstreamTls | UpstreamResolve => StatusCode::BAD_GATEWAY,
-            UpstreamReset | UpstreamProtocol | BadEnvelope(_) => StatusCode::BAD_GATEWAY,
+            UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoCredential => {
+                StatusCode::BAD_GATEWAY
+            }
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
-            NoCredentials | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
             Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -98,7 +126,8 @@ impl GatewayError {
             UpstreamReset => "upstream_reset",
             UpstreamProtocol => "upstream_protocol",
             BadEnvelope(_) => "bad_envelope",
-            NoCredentials => "no_credentials",
+            FunctionError => FUNCTION_ERROR,
+            NoCredential => "no_credential",
             Overloaded => "overloaded",
             Draining => "draining",
             ClientGone => "client_gone",
@@ -112,8 +141,8 @@ impl GatewayError {
             NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadPath | BodyTooLarge | HeadersTooLarge
             | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
-            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) => Blame::Upstream,
-            NoCredentials | Overloaded | Draining | Internal => Blame::Gateway,
+            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError => Blame::Upstream,
+            NoCredential | Overloaded | Draining | Internal => Blame::Gateway,
         }
     }
 
@@ -140,7 +169,8 @@ impl GatewayError {
             UpstreamReset => "the function closed the connection before its answer was complete",
             UpstreamProtocol => "the function's answer is not valid HTTP",
             BadEnvelope(reason) => reason,
-            NoCredentials => "the gateway has no credentials for this function",
+            FunctionError => "the function failed",
+            NoCredential => "the gateway has no valid credential for the function",
             Overloaded => "the gateway is at its limit",
             Draining => "the gateway is shutting down",
             ClientGone => "the client closed the connection",

@@ -1,12 +1,14 @@
 //! `RouteTable<T>`: host + path + method → `T`; knows nothing of functions.
 //!
 //! Compiled once. A lookup costs one hash look-up per label of the host and per segment of the path, however many routes there are.
-//! The most specific host wins (exact, then longest wildcard, then any); within it the exact path, then the longest prefix; then the
-//! higher `priority`; then a route that names its methods. Paths are compared as the bytes the client sent.
+//! The most specific host wins (exact, then longest wildcard, then any); within it the exact path, then the longest prefix, a
+//! literal segment before a parameter; then the higher `priority`; then a route that names its methods. Paths are compared as the
+//! bytes the client sent.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use http::Method;
@@ -35,6 +37,7 @@ pub enum HostPattern {
     Any,
 }
 
+/// A segment `{name}` is a parameter: it stands for any one segment that is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PathPattern {
     Exact(String),
@@ -49,6 +52,8 @@ pub enum Outcome<'t, 'p, T> {
         value: &'t T,
         /// What follows the matched prefix, without its leading `/`; `None` on exact routes.
         suffix: Option<&'p str>,
+        /// Where in the path the parameters stand, in the pattern's order.
+        captures: Captures,
     },
     /// The path is known, but not with this method.
     MethodNotAllowed {
@@ -56,6 +61,9 @@ pub enum Outcome<'t, 'p, T> {
     },
     NotFound,
 }
+
+/// Most routes have no parameter, most others have one or two.
+pub type Captures = SmallVec<[Range<usize>; 2]>;
 
 #[derive(Debug)]
 pub struct RouteTable<T> {
@@ -124,13 +132,17 @@ impl<T> RouteTable<T> {
         let mut allow = Vec::new();
         let host = normal_host(host);
         for tree in self.trees_for(&host) {
-            for Candidate { indices, suffix } in tree.candidates(path) {
-                for &index in indices {
-                    let entry = &self.entries[index];
-                    match &entry.matcher.methods {
-                        Some(methods) if !methods.contains(method) => allow.extend_from_slice(methods),
-                        _ => return Outcome::Found { value: &entry.value, suffix },
+            for Candidate { indices, suffix_at, captures } in tree.candidates(path) {
+                let takes = |index: &&usize| match &self.entries[**index].matcher.methods {
+                    Some(methods) if !methods.contains(method) => {
+                        allow.extend_from_slice(methods);
+                        false
                     }
+                    _ => true,
+                };
+                if let Some(index) = indices.iter().find(takes) {
+                    let suffix = suffix_at.map(|at| &path[at..]);
+                    return Outcome::Found { value: &self.entries[*index].value, suffix, captures };
                 }
             }
         }
@@ -198,13 +210,13 @@ pub enum Verdict {
 
 /// Pairs of routes that can never be told apart: same host, path and priority, and a method that both take.
 pub fn ambiguities(matchers: &[&Matcher]) -> Vec<Ambiguity> {
-    let mut seen: HashMap<(&HostPattern, &PathPattern, i32), Vec<usize>> = HashMap::new();
+    let mut seen: HashMap<(&HostPattern, PathPattern, i32), Vec<usize>> = HashMap::new();
     let mut found = Vec::new();
     for (second, matcher) in matchers.iter().enumerate() {
         let hosts = if matcher.hosts.is_empty() { &ANY_HOST } else { matcher.hosts.as_slice() };
         let mut clash = None;
         for host in hosts {
-            let alike = seen.entry((host, &matcher.path, matcher.priority)).or_default();
+            let alike = seen.entry((host, matcher.path.shape(), matcher.priority)).or_default();
             let other = alike.iter().find(|first| methods_overlap(matchers[**first], matcher));
             clash = clash.or(other.copied());
             alike.push(second);
@@ -234,15 +246,27 @@ struct PathTree {
 #[derive(Debug, Default)]
 struct Node {
     children: HashMap<Box<str>, usize, Hash>,
+    /// The child for any segment.
+    parameter: Option<usize>,
     /// Routes whose path ends here.
     exact: Vec<usize>,
     /// Routes that take everything below here.
     below: Vec<usize>,
 }
 
-struct Candidate<'t, 'p> {
+/// Routes whose path matches.
+struct Candidate<'t> {
     indices: &'t [usize],
-    suffix: Option<&'p str>,
+    suffix_at: Option<usize>,
+    captures: Captures,
+}
+
+/// A place in the tree, and what of the path led there.
+struct Walk {
+    node: usize,
+    /// Where the next segment begins; beyond the path when there is none.
+    at: usize,
+    captures: Captures,
 }
 
 impl Default for PathTree {
@@ -260,15 +284,15 @@ impl PathTree {
         let segments = if path.is_empty() && !is_exact { None } else { Some(path.split('/')) };
         let mut node = 0;
         for segment in segments.into_iter().flatten() {
-            node = match self.nodes[node].children.get(segment) {
-                Some(child) => *child,
-                None => {
-                    self.nodes.push(Node::default());
-                    let child = self.nodes.len() - 1;
-                    self.nodes[node].children.insert(segment.into(), child);
-                    child
-                }
+            let next = self.nodes.len();
+            let Node { children, parameter, .. } = &mut self.nodes[node];
+            node = match parameter_name(segment) {
+                Some(_) => *parameter.get_or_insert(next),
+                None => *children.entry(segment.into()).or_insert(next),
             };
+            if node == next {
+                self.nodes.push(Node::default());
+            }
         }
         let node = &mut self.nodes[node];
         if is_exact { node.exact.push(index) } else { node.below.push(index) }
@@ -281,30 +305,44 @@ impl PathTree {
         }
     }
 
-    /// The routes whose path matches, the most specific first: exact, then the longest prefix.
-    fn candidates<'t, 'p>(&'t self, path: &'p str) -> impl Iterator<Item = Candidate<'t, 'p>> {
-        let mut exact = None;
-        // Prefixes met on the way down; the last one is the longest.
+    /// The routes whose path matches, the most specific first: exact, then the longest prefix, a literal before a parameter.
+    fn candidates<'t>(&'t self, path: &str) -> impl Iterator<Item = Candidate<'t>> {
+        let mut exact: SmallVec<[_; 1]> = SmallVec::new();
         let mut prefixes: SmallVec<[_; 4]> = SmallVec::new();
-        let mut node = &self.nodes[0];
-        let mut rest = path.strip_prefix('/').unwrap_or(path);
-        loop {
-            if !node.below.is_empty() {
-                prefixes.push(Candidate { indices: &node.below, suffix: Some(rest) });
-            }
-            let (segment, tail) =
-                rest.split_once('/').map_or((rest, None), |(segment, tail)| (segment, Some(tail)));
-            let Some(child) = node.children.get(segment) else { break };
-            node = &self.nodes[*child];
-            match tail {
-                Some(tail) => rest = tail,
-                None => {
-                    exact = Some(Candidate { indices: &node.exact, suffix: None });
+        let begin = usize::from(path.starts_with('/'));
+        let mut walks: SmallVec<[_; 2]> = SmallVec::new();
+        walks.push(Walk { node: 0, at: begin, captures: Captures::new() });
+        // Where a segment is both a literal and a parameter, the parameter's way is walked later.
+        while let Some(Walk { node, mut at, mut captures }) = walks.pop() {
+            let mut node = &self.nodes[node];
+            loop {
+                if at > path.len() {
+                    exact.push(Candidate { indices: &node.exact, suffix_at: None, captures });
                     break;
                 }
+                if !node.below.is_empty() {
+                    let captures = captures.clone();
+                    prefixes.push(Candidate { indices: &node.below, suffix_at: Some(at), captures });
+                }
+                let rest = &path[at..];
+                let end = rest.find('/').map_or(path.len(), |slash| at + slash);
+                let segment = &path[at..end];
+                let literal = node.children.get(segment).copied();
+                let parameter = node.parameter.filter(|_| !segment.is_empty());
+                let (Some(child), is_capture) = (literal.or(parameter), literal.is_none()) else { break };
+                if let (false, Some(other)) = (is_capture, parameter) {
+                    let captures = captures.iter().cloned().chain(std::iter::once(at..end)).collect();
+                    walks.push(Walk { node: other, at: end + 1, captures });
+                }
+                if is_capture {
+                    captures.push(at..end);
+                }
+                node = &self.nodes[child];
+                at = end + 1;
             }
         }
-        exact.into_iter().chain(prefixes.into_iter().rev())
+        prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.suffix_at));
+        exact.into_iter().chain(prefixes)
     }
 }
 
@@ -334,12 +372,54 @@ impl HostPattern {
 }
 
 impl PathPattern {
-    fn matches(&self, path: &str) -> bool {
+    /// The names of its parameters, in their order.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.segments().filter_map(parameter_name)
+    }
+
+    fn segments(&self) -> std::str::Split<'_, char> {
         match self {
-            PathPattern::Exact(exact) => path == exact,
-            PathPattern::Below(prefix) => path.starts_with(prefix.as_str()),
+            PathPattern::Exact(text) | PathPattern::Below(text) => text.split('/'),
         }
     }
+
+    /// The same for all patterns that match the same paths, whatever their parameters are called.
+    fn shape(&self) -> PathPattern {
+        let anonymous = |segment| if parameter_name(segment).is_some() { "{}" } else { segment };
+        let text = self.segments().map(anonymous).collect::<Vec<_>>().join("/");
+        match self {
+            PathPattern::Exact(_) => PathPattern::Exact(text),
+            PathPattern::Below(_) => PathPattern::Below(text),
+        }
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        let fits = |(pattern, segment): (&str, &str)| match parameter_name(pattern) {
+            Some(_) => !segment.is_empty(),
+            None => pattern == segment,
+        };
+        let (mut pattern, mut path) = (self.segments(), path.split('/'));
+        match self {
+            PathPattern::Exact(_) => loop {
+                match (pattern.next(), path.next()) {
+                    (None, None) => return true,
+                    (Some(pattern), Some(segment)) if fits((pattern, segment)) => {}
+                    _ => return false,
+                }
+            },
+            // What follows the last `/` of the prefix stands for the rest.
+            PathPattern::Below(text) => {
+                let depth = text.matches('/').count();
+                pattern.by_ref().take(depth).all(|pattern| path.next().is_some_and(|s| fits((pattern, s))))
+                    && path.next().is_some()
+            }
+        }
+    }
+}
+
+/// The name in a segment `{name}`.
+fn parameter_name(segment: &str) -> Option<&str> {
+    segment.strip_prefix('{')?.strip_suffix('}')
 }
 
 impl FromStr for HostPattern {
@@ -385,9 +465,7 @@ impl FromStr for PathPattern {
         if prefix.contains('*') {
             return Err(invalid("only one `*`, at the end"));
         }
-        if prefix.contains(['{', '}']) {
-            return Err(invalid("path parameters are not supported"));
-        }
+        check_parameters(prefix).map_err(invalid)?;
         if prefix.contains(['?', '#', ' ']) || !prefix.is_ascii() {
             return Err(invalid("write it as it stands in a request: escaped, without query and fragment"));
         }
@@ -403,6 +481,28 @@ impl FromStr for PathPattern {
         })
     }
 }
+
+fn check_parameters(path: &str) -> Result<(), &'static str> {
+    let mut names = Vec::new();
+    for segment in path.split('/').filter(|segment| segment.contains(['{', '}'])) {
+        let name = parameter_name(segment).ok_or("a parameter is a whole segment, as in `/fn/{name}/*`")?;
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.bytes().all(is_plain) {
+            return Err("a parameter's name is made of `a` to `z`, digits and `_`, as in `{name}`");
+        }
+        if names.contains(&name) {
+            return Err("each parameter has a name of its own");
+        }
+        names.push(name);
+    }
+    if names.len() > MOST_PARAMETERS {
+        return Err("at most 4 parameters");
+    }
+    Ok(())
+}
+
+/// Each of them may double the ways in which a path is looked up.
+const MOST_PARAMETERS: usize = 4;
 
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -455,8 +555,11 @@ mod tests {
         let (method, url) = request.split_once(' ').unwrap();
         let (host, path) = url.split_at(url.find('/').unwrap());
         let got = match table.find(host, &method.parse().unwrap(), path) {
-            Outcome::Found { value, suffix: None } => value.to_string(),
-            Outcome::Found { value, suffix: Some(suffix) } => format!("{value} + {suffix}"),
+            Outcome::Found { value, suffix, captures } => {
+                let captures = captures.iter().map(|at| format!(" {{{}}}", &path[at.clone()]));
+                let suffix = suffix.map(|suffix| format!(" + {suffix}")).unwrap_or_default();
+                format!("{value}{}{suffix}", captures.collect::<String>())
+            }
             Outcome::MethodNotAllowed { allow } => {
                 format!("allow {}", allow.iter().map(Method::as_str).collect::<Vec<_>>().join(","))
             }
@@ -485,6 +588,38 @@ mod tests {
         check(&t, "GET h/hello", "none");
         check(&t, "GET h/hellos", "none");
         check(&t, "GET h//hello/x", "none");
+    }
+
+    #[test]
+    fn a_parameter_is_any_one_segment() {
+        let t = table(&["/fn/{name}/*", "/fn/{name}", "/{a}/x/{b}"]);
+        check(&t, "GET h/fn/resize", "/fn/{name} {resize}");
+        check(&t, "GET h/fn/resize/", "/fn/{name}/* {resize} + ");
+        check(&t, "GET h/fn/a%2Fb/c/d", "/fn/{name}/* {a%2Fb} + c/d");
+        check(&t, "GET h/q/x/r", "/{a}/x/{b} {q} {r}");
+        check(&t, "GET h/fn/x/r", "/{a}/x/{b} {fn} {r}");
+        check(&t, "GET h/fn", "none");
+        check(&t, "GET h/fn/", "none");
+        check(&t, "GET h/fn//x", "none");
+        check(&t, "GET h/q/x/", "none");
+    }
+
+    #[test]
+    fn a_literal_goes_before_a_parameter_and_does_not_hide_it() {
+        let t = table(&["/fn/{name}/run", "/fn/admin/*", "/fn/{name}/*", "/fn/admin/{x}/y", "/{a}/admin/*"]);
+        check(&t, "GET h/fn/admin/run", "/fn/{name}/run {admin}");
+        check(&t, "GET h/fn/admin/other", "/fn/admin/* + other");
+        check(&t, "GET h/fn/admin/z/y", "/fn/admin/{x}/y {z}");
+        check(&t, "GET h/fn/admin/z/z", "/fn/admin/* + z/z");
+        check(&t, "GET h/fn/other/z", "/fn/{name}/* {other} + z");
+        check(&t, "GET h/gn/admin/z", "/{a}/admin/* {gn} + z");
+    }
+
+    #[test]
+    fn a_parameters_route_stands_back_when_the_method_is_not_its_own() {
+        let t = table(&["GET /fn/admin", "POST /fn/{name}"]);
+        check(&t, "POST h/fn/admin", "POST /fn/{name} {admin}");
+        check(&t, "PUT h/fn/admin", "allow GET,POST");
     }
 
     #[test]
@@ -547,23 +682,35 @@ mod tests {
         ambiguous(&["/x", "/x 1"], None);
         ambiguous(&["GET /x", "POST /x", "/x"], None);
         ambiguous(&["/x", "/x/*"], None);
+        ambiguous(&["/fn/{a}/*", "/fn/{b}/*"], Some((0, 1)));
+        ambiguous(&["/fn/{a}", "/fn/a"], None);
         ambiguous(&["a.example/x", "/x"], None);
         ambiguous(&["a.example,a.example/x"], None);
     }
 
     #[test]
     fn the_losers_are_told_why() {
-        let t = table(&["a.example/x", "/y", "POST /x", "/x", "/*"]);
+        let t = table(&["a.example/x", "/y", "POST /x", "/x", "/*", "/{p}", "/{p}/*"]);
         let verdicts = t.explain("b.example", &Method::GET, "/x");
         assert_eq!(
             verdicts,
-            [Verdict::OtherHost, Verdict::OtherPath, Verdict::OtherMethod, Verdict::Wins, Verdict::Outranked]
+            [
+                Verdict::OtherHost,
+                Verdict::OtherPath,
+                Verdict::OtherMethod,
+                Verdict::Wins,
+                Verdict::Outranked,
+                Verdict::Outranked,
+                Verdict::OtherPath,
+            ]
         );
     }
 
     #[test]
     fn patterns_are_checked() {
-        for bad in ["x", "/x*", "/a/*/b", "/a b", "/a?b", "/../x", "/{name}", "/é", "/a%2"] {
+        for bad in
+            ["x", "/x*", "/a/*/b", "/a b", "/a?b", "/../x", "/é", "/a%2", "/a{b}", "/{}", "/{A}", "/{a}/{a}"]
+        {
             assert!(bad.parse::<PathPattern>().is_err(), "{bad}");
         }
         for bad in ["http://x", "x:80", "*x.org", "a.*.org", "", "a..b", "-x"] {

@@ -30,13 +30,12 @@ pub fn check_path(path: &str) -> Result<(), BadPath> {
     Ok(())
 }
 
-/// Joins with exactly one `/`. `base` starts with `/`; `suffix` is what follows the matched prefix, without its leading `/`.
-pub fn join_path(base: &str, suffix: &str, out: &mut String) {
-    out.push_str(base);
-    if !base.ends_with('/') {
-        out.push('/');
+/// Joins with exactly one `/`. `path` starts with `/`; `suffix` is what follows the matched prefix, without its leading `/`.
+pub fn push_suffix(suffix: &str, path: &mut String) {
+    if !path.ends_with('/') {
+        path.push('/');
     }
-    out.push_str(suffix);
+    path.push_str(suffix);
 }
 
 /// Appends the queries: the target's own first, then the client's as sent. No bare `?` when both are missing.
@@ -195,8 +194,8 @@ mod tests {
 
     #[track_caller]
     fn joined(base: &str, suffix: &str, expected: &str) {
-        let mut out = String::new();
-        join_path(base, suffix, &mut out);
+        let mut out = String::from(base);
+        push_suffix(suffix, &mut out);
         assert_eq!(out, expected);
     }
 

@@ -31,7 +31,7 @@ fn start_with(bounds: Bounds, routes: fn() -> Value) -> Server {
         metrics: metrics.clone(),
         status: status.clone(),
         routes: Box::new(routes),
-        host_name: Some("gateway.internal".to_owned()),
+        hosts: vec!["gateway.internal".to_owned()],
     };
     let task = tokio::spawn(admin.serve_within(listener, bounds));
     Server { address, status, metrics, task }
@@ -133,7 +133,7 @@ async fn verbose_readiness_tells_how_the_last_reload_went() {
 #[tokio::test]
 async fn metrics_are_served_in_the_text_format() {
     let server = start(Bounds::default());
-    server.metrics.route("hello", "http").credential_refused();
+    server.metrics.route("hello", "http").failed("credential_refused");
     let seen = server.get("/metrics").await;
     assert_eq!(seen.status, 200);
     assert!(seen.head.contains("\r\ncontent-type: text/plain; version=0.0.4\r\n"), "{}", seen.head);

@@ -9,7 +9,7 @@ use pingora::proxy::Session;
 use super::ctx::RequestCtx;
 use super::purpose;
 use crate::downstream::Wire;
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::upstream::Use;
 
@@ -48,13 +48,13 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
 }
 
 /// Whether the function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
-pub(super) fn notice_refusal(resp: &mut ResponseHeader, function: &Function) -> bool {
+pub(super) fn notice_refusal(resp: &mut ResponseHeader, function: &Function) -> Option<Reported> {
     let is_refused =
         function.has_credential() && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if is_refused {
         resp.remove_header(&http::header::WWW_AUTHENTICATE);
     }
-    is_refused
+    is_refused.then_some(Reported::CredentialRefused)
 }
 
 /// The last touch on every function's head.

@@ -4,14 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pingora::http::RequestHeader;
+use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
+use super::body::Body;
 use super::limits::InFlight;
+use super::{entrance, forward};
 use crate::downstream::RequestId;
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::Call;
+use crate::platforms::template::Parameters;
+use crate::routing::Captures;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Held, RouteMetrics};
 use crate::upstream::{Lease, Upstream, Use};
@@ -29,8 +33,8 @@ pub struct RequestCtx {
     pub(super) route: Option<Match>,
     /// Why the request ended early, or how its answer was cut.
     pub(super) error: Option<GatewayError>,
-    /// The function refused our credential; its answer was passed on.
-    pub(super) credential_refused: bool,
+    /// A failure that the function's answer reports; it was passed on.
+    pub(super) reported: Option<Reported>,
     pub(super) upstream: Attempts,
     /// Bytes of the request's body that the current attempt has been given.
     pub(super) body_in: u64,
@@ -40,13 +44,16 @@ pub struct RequestCtx {
     pub(super) held: Option<Held>,
     /// 101 was answered: what follows is no body.
     pub(super) is_tunnel: bool,
+    /// The answer's body, where the platform wants something of it.
+    pub(super) body: Option<Box<Body>>,
     pub(super) activation_id: Option<String>,
 }
 
-/// The route's function, and where in the path its suffix begins.
+/// The route's function, and where in the path its suffix begins and its parameters stand.
 pub(super) struct Match {
     pub(super) function: Arc<Function>,
     pub(super) suffix_at: Option<usize>,
+    pub(super) captures: Captures,
 }
 
 /// What happened between us and the function.
@@ -81,12 +88,13 @@ impl RequestCtx {
             peer_is_trusted: false,
             route: None,
             error: None,
-            credential_refused: false,
+            reported: None,
             upstream: Attempts::default(),
             body_in: 0,
             in_flight: None,
             held: None,
             is_tunnel: false,
+            body: None,
             activation_id: None,
         }
     }
@@ -99,13 +107,17 @@ impl RequestCtx {
         self.route.as_ref().map(|route| &route.function)
     }
 
-    /// What a platform may know of the request with this head.
-    pub(super) fn call<'a>(&'a self, head: &'a RequestHeader) -> Call<'a> {
+    /// What a platform may know of the request.
+    pub(super) fn call<'a>(&'a self, session: &'a Session) -> Call<'a> {
+        let head = session.req_header();
         let path = head.uri.path();
+        let origin = forward::origin(head, entrance(session));
         Call {
             suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),
+            parameters: Parameters::new(path, self.route.as_ref().map_or(&[], |route| &route.captures)),
             query: head.uri.query(),
             path,
+            origin: if self.peer_is_trusted { forward::origin_before(head, origin) } else { origin },
             request_id: self.request_id(),
             client: self.client,
         }

@@ -62,18 +62,16 @@ impl Gateway {
 
 /// The route for this head.
 fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError> {
-    let host = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
-    };
+    let host = forward::authority(head);
     if host.is_empty() && head.version != http::Version::HTTP_10 {
         return Err(GatewayError::BadRequest("the Host header is missing"));
     }
     let path = head.uri.path();
     match snapshot.routes.find(host, &head.method, path) {
-        Outcome::Found { value, suffix } => Ok(Match {
+        Outcome::Found { value, suffix, captures } => Ok(Match {
             function: Arc::clone(value),
             suffix_at: suffix.map(|suffix| path.len() - suffix.len()),
+            captures,
         }),
         Outcome::MethodNotAllowed { allow } => {
             let allow = allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");

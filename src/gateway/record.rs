@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use pingora::proxy::Session;
 
-use super::Gateway;
 use super::ctx::RequestCtx;
+use super::{Gateway, body};
 use crate::downstream::{Observer, Refused};
-use crate::error::{CREDENTIAL_REFUSED, GatewayError};
+use crate::error::{GatewayError, Reported};
 use crate::telemetry::{AccessLog, End, Entry, Metrics};
 
 /// Writes and counts a request that reached the proxy's hooks.
@@ -21,7 +21,7 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
     let status = status(session, ctx);
     let reason = match &ctx.error {
         Some(error) => Some(error.code()),
-        None => ctx.credential_refused.then_some(CREDENTIAL_REFUSED),
+        None => ctx.reported.or_else(|| body::reported(ctx)).map(Reported::code),
     };
 
     let function = ctx.function();
@@ -34,10 +34,8 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
         request_bytes: body_in,
         response_bytes: body_out,
     });
-    match &ctx.error {
-        Some(error) => counts.failed(error.code()),
-        None if ctx.credential_refused => counts.credential_refused(),
-        None => {}
+    if let Some(reason) = reason {
+        counts.failed(reason);
     }
     if let Some(first_byte) = ctx.upstream.first_byte {
         counts.first_byte(first_byte);

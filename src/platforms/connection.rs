@@ -7,16 +7,20 @@ use http::HeaderValue;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::head::Host;
+use super::template::{Names, Template};
 use crate::diag::{Invalid, Scope};
 use crate::upstream::trust::Roots;
 use crate::upstream::{Endpoint, Keepalive, Protocol, Terms, Verify};
-use crate::values::{ByteSize, HostPort, Scheme, Written, parse_duration, parse_size};
+use crate::values::{ByteSize, HostPort, Scheme, Written, is_host_name, parse_duration, parse_size};
 
 /// Flattened into each platform's keys.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 pub struct Raw {
-    /// What to put into Host and SNI instead of the URI's authority
+    /// What to put into Host and SNI instead of the URI's authority; `{name}` is a label from the path
     pub host: Option<String>,
+    /// The name for SNI and the certificate instead of the host's
+    pub sni: Option<String>,
     /// Where to connect instead of the URI's host: `ip:port` or `name:port`
     pub address: Option<String>,
     /// PEM file with the authorities to trust instead of the system's
@@ -58,11 +62,11 @@ pub struct Defaults {
     pub patience: Duration,
 }
 
-/// The compiled keys, and the authority for the Host header.
+/// The compiled keys, and what goes into the Host header.
 #[derive(Debug)]
 pub struct Connection {
     pub terms: Terms,
-    pub authority: String,
+    pub host: Host,
     /// The largest request body, where the file names one.
     pub max_request: Option<ByteSize>,
     /// `timeout` as the file gives it, without the platform's patience.
@@ -74,11 +78,6 @@ impl Connection {
     pub fn with_credential(mut self, credential: Option<u64>) -> Self {
         self.terms.credential = credential;
         self
-    }
-
-    pub fn host_header(&self) -> Result<HeaderValue, Invalid> {
-        HeaderValue::try_from(&self.authority)
-            .map_err(|_| Invalid::new(format!("`{}` cannot stand in a Host header", self.authority)))
     }
 }
 
@@ -99,9 +98,16 @@ impl Base {
 }
 
 /// Compiles the keys. `scope` stands at the platform, whose keys these are; `base` is `None` when it was found faulty.
-pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'_>) -> Option<Connection> {
+pub fn compile(
+    raw: Raw,
+    base: Option<Base>,
+    defaults: Defaults,
+    names: &Names<'_>,
+    scope: &Scope<'_>,
+) -> Option<Connection> {
     let Raw {
         host,
+        sni,
         address,
         ca,
         ssl_verify,
@@ -167,11 +173,28 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
         Some(text) => scope.key("address").accept(HostPort::parse(&text, None)).map(Some),
     };
 
+    let sni = match sni {
+        None => Some(None),
+        Some(name) => scope.key("sni").accept(check_sni(name)).map(Some),
+    };
+
     let base = base?;
-    let origin = match host {
-        None => Some(base.origin),
-        Some(text) => scope.key("host").accept(HostPort::parse(&text, Some(base.scheme.default_port()))),
+    let (host, name) = match host {
+        None => Some((fixed(&base.origin, base.scheme), Some(base.origin.host))),
+        Some(text) => compile_host(&text, base.scheme, names, &scope.key("host")),
     }?;
+    let sni = match (sni?, name, base.scheme) {
+        (Some(sni), _, _) => sni,
+        (None, Some(name), _) => name,
+        (None, None, Scheme::Http) => String::new(),
+        (None, None, Scheme::Https) => {
+            scope.key("host").reject_with(
+                "the host differs from call to call, but the name for SNI cannot",
+                "give `sni`, a name that the certificate covers",
+            );
+            return None;
+        }
+    };
     let endpoints = match address? {
         Some(address) => vec![Endpoint { address, weight: 1 }],
         None => base.endpoints,
@@ -179,12 +202,12 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
     let timeout = timeout?;
     Some(Connection {
         max_request: max_request?,
-        authority: origin.authority(base.scheme),
+        host,
         timeout,
         terms: Terms {
             endpoints,
             scheme: base.scheme,
-            sni: origin.host,
+            sni,
             verify: if ssl_verify.unwrap_or(true) { Verify::Certificate } else { Verify::Nothing },
             roots: roots?,
             connect_timeout: connect_timeout?,
@@ -202,6 +225,34 @@ pub fn compile(raw: Raw, base: Option<Base>, defaults: Defaults, scope: &Scope<'
             credential: None,
         },
     })
+}
+
+/// The host, and the one name it has, when it is not filled in by each call.
+fn compile_host(
+    text: &str,
+    scheme: Scheme,
+    names: &Names<'_>,
+    scope: &Scope<'_>,
+) -> Option<(Host, Option<String>)> {
+    let template = scope.accept(Template::parse(text, names))?;
+    let origin = scope.accept(HostPort::parse(&template.sample("x"), Some(scheme.default_port())))?;
+    match template.constant() {
+        Some(_) => Some((fixed(&origin, scheme), Some(origin.host))),
+        None => Some((Host::Filled(template), None)),
+    }
+}
+
+fn fixed(origin: &HostPort, scheme: Scheme) -> Host {
+    Host::Fixed(HeaderValue::try_from(origin.authority(scheme)).expect("hosts and ports are visible ASCII"))
+}
+
+fn check_sni(name: String) -> Result<String, Invalid> {
+    match is_host_name(&name) {
+        true => Ok(name.to_ascii_lowercase()),
+        false => {
+            Err(Invalid::new(format!("`{name}` is not a name for SNI")).hint("a host name, without port"))
+        }
+    }
 }
 
 /// A bound on a body: at least a byte.

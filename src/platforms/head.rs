@@ -2,40 +2,68 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::HeaderValue;
-use pingora::http::{IntoCaseHeaderName, RequestHeader};
+use http::header::HOST;
+use http::{HeaderName, HeaderValue};
+use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 
-use super::Call;
-use crate::error::GatewayError;
+use super::template::{Filling, Names, Template};
+use super::{Call, Verdict};
+use crate::diag::Invalid;
+use crate::error::{GatewayError, Reported};
 use crate::uri;
 use crate::values::{Secret, TargetUri};
 
-/// The path and query a target starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The path and query a target starts from. In the path, `{name}` stands for a parameter of the route.
+#[derive(Debug, Clone)]
 pub struct TargetPath {
-    path: String,
+    path: Template,
     query: Option<String>,
 }
 
 impl TargetPath {
-    pub fn new(path: String, query: Option<String>) -> Self {
-        TargetPath { path, query }
+    pub fn compile(path: &str, query: Option<String>, names: &Names<'_>) -> Result<Self, Invalid> {
+        Ok(TargetPath { path: Template::parse(path, names)?, query })
     }
 
-    pub fn from_uri(uri: TargetUri) -> Self {
-        TargetPath { path: uri.path, query: uri.query }
+    pub fn from_uri(uri: TargetUri, names: &Names<'_>) -> Result<Self, Invalid> {
+        TargetPath::compile(&uri.path, uri.query, names)
     }
 
     /// Sets the request's target: this path, then the call's suffix; this query, then the client's.
     pub fn apply(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
-        let room = self.path.len() + call.suffix.map_or(0, str::len) + call.query.map_or(0, str::len);
-        let mut target = String::with_capacity(room + self.query.as_ref().map_or(0, String::len) + 3);
-        match call.suffix {
-            Some(suffix) => uri::join_path(&self.path, suffix, &mut target),
-            None => target.push_str(&self.path),
+        let room = call.path.len() + call.query.map_or(0, str::len);
+        let mut target = String::with_capacity(room + self.query.as_ref().map_or(0, String::len) + ROOM);
+        self.path.fill(call.parameters, Filling::Segment, &mut target)?;
+        if let Some(suffix) = call.suffix {
+            uri::push_suffix(suffix, &mut target);
         }
         uri::push_query(self.query.as_deref(), call.query, &mut target);
         set_target(req, &target)
+    }
+}
+
+/// Most functions' own paths are not longer than this.
+const ROOM: usize = 64;
+
+/// The authority for the Host header, which may have a parameter of the route as one of its labels.
+#[derive(Debug, Clone)]
+pub enum Host {
+    Fixed(HeaderValue),
+    Filled(Template),
+}
+
+impl Host {
+    /// Replaces what the client asked for.
+    pub fn apply(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+        match self {
+            Host::Fixed(value) => set_header(req, HOST, value),
+            Host::Filled(template) => {
+                let mut host = String::new();
+                template.fill(call.parameters, Filling::Label, &mut host)?;
+                let value = HeaderValue::try_from(host).map_err(|_| GatewayError::BadPath)?;
+                set_header(req, HOST, &value)
+            }
+        }
     }
 }
 
@@ -53,6 +81,20 @@ pub fn set_header(
 ) -> Result<(), GatewayError> {
     req.insert_header(name, value.clone()).map_err(|_| GatewayError::Internal)
 }
+
+/// What the functions frameworks say of the function's own code. A failure has status 500, but so has what a function answers.
+pub fn read_status(resp: &ResponseHeader) -> Verdict {
+    let failed =
+        |name| matches!(resp.headers.get(&name).map(HeaderValue::as_bytes), Some(b"crash" | b"error"));
+    match FRAMEWORKS.into_iter().any(failed) {
+        true => Verdict::Failed(Reported::FunctionError),
+        false => Verdict::Answered,
+    }
+}
+
+/// OpenFunction's framework and Google's, which it came from.
+const FRAMEWORKS: [HeaderName; 2] =
+    [HeaderName::from_static("x-openfunction-status"), HeaderName::from_static("x-google-status")];
 
 /// `Basic …` for `user:password`, marked as sensitive.
 pub fn basic_authorization(token: &Secret) -> HeaderValue {

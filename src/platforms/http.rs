@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use indexmap::IndexMap;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -16,8 +16,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults};
-use super::head::{TargetPath, set_header};
-use super::{Call, Compiled, Streamed, StreamedTarget, Target};
+use super::head::{Host, TargetPath, set_header};
+use super::template::{Names, Route};
+use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::secrets;
@@ -37,6 +38,9 @@ pub struct Raw {
     pub path: Option<String>,
     /// Headers to set on every request; a value may be a secret
     pub headers: Option<IndexMap<String, RawSecret>>,
+    /// What a path parameter of this target may be, as patterns with `*` and `?` (default: any name)
+    #[schemars(length(min = 1))]
+    pub allow: Option<Vec<String>>,
     #[serde(flatten)]
     pub connection: connection::Raw,
 }
@@ -60,24 +64,25 @@ pub enum RawScheme {
 #[derive(Debug)]
 pub struct Http {
     path: TargetPath,
-    host: HeaderValue,
+    host: Host,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Streamed for Http {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
-        set_header(req, HOST, &self.host)?;
+        self.host.apply(call, req)?;
         self.headers.iter().try_for_each(|(name, value)| set_header(req, name, value))
     }
 
-    fn map_response(&self, _: &Call<'_>, _: &mut ResponseHeader) -> Result<(), GatewayError> {
-        Ok(())
+    fn map_response(&self, _: &Call<'_>, _: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+        Ok(Verdict::Answered)
     }
 }
 
-pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { url, nodes, scheme, path, headers, connection } = raw;
+pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
+    let Raw { url, nodes, scheme, path, headers, allow, connection } = raw;
+    let names = Names::compile(route, allow, scope)?;
     let located = match (url, nodes) {
         (Some(url), None) => {
             for (key, given) in [("scheme", scheme.is_some()), ("path", path.is_some())] {
@@ -88,12 +93,13 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
                     );
                 }
             }
-            scope.key("url").accept(url.parse::<TargetUri>()).map(|uri| {
+            let scope = scope.key("url");
+            scope.accept(url.parse::<TargetUri>()).and_then(|uri| {
                 let base = Base::from_origin(uri.scheme, uri.origin.clone());
-                (base, TargetPath::from_uri(uri))
+                Some((base, scope.accept(TargetPath::from_uri(uri, &names))?))
             })
         }
-        (None, Some(nodes)) => locate_nodes(nodes, scheme, path, scope),
+        (None, Some(nodes)) => locate_nodes(nodes, scheme, path, &names, scope),
         _ => {
             scope.reject_with(
                 "give either `url` or `nodes`",
@@ -104,14 +110,14 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     };
     let headers = compile_headers(headers.unwrap_or_default(), &scope.key("headers"));
     let (base, path) = located.unzip();
-    let connection = connection::compile(connection, base, DEFAULTS, scope)?;
+    let connection = connection::compile(connection, base, DEFAULTS, &names, scope)?;
     let headers = headers?;
     let credentials =
         || headers.iter().filter(|(name, value)| value.is_sensitive() || *name == AUTHORIZATION);
     let credential =
         credentials().next().map(|_| credential_identity(credentials().map(|(_, value)| value.as_bytes())));
     let connection = connection.with_credential(credential);
-    let target = Http { path: path?, host: scope.accept(connection.host_header())?, headers };
+    let target = Http { path: path?, host: connection.host, headers };
     Some(Compiled {
         platform: "http",
         target: Target::Streamed(StreamedTarget::Http(target)),
@@ -124,6 +130,7 @@ fn locate_nodes(
     nodes: Vec<RawNode>,
     scheme: Option<RawScheme>,
     path: Option<String>,
+    names: &Names<'_>,
     scope: &Scope<'_>,
 ) -> Option<(Base, TargetPath)> {
     let scheme = match scheme {
@@ -162,7 +169,8 @@ fn locate_nodes(
     }
     let endpoints = endpoints.into_iter().collect::<Option<Vec<_>>>()?;
     let origin = endpoints.first()?.address.clone();
-    Some((Base { scheme, origin, endpoints }, TargetPath::new(path, None)))
+    let path = scope.key("path").accept(TargetPath::compile(&path, None, names))?;
+    Some((Base { scheme, origin, endpoints }, path))
 }
 
 fn compile_headers(

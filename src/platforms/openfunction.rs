@@ -14,14 +14,15 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::AUTHORIZATION;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults};
-use super::head::{TargetPath, basic_authorization, set_header};
-use super::{Call, Compiled, Streamed, StreamedTarget, Target};
+use super::head::{Host, TargetPath, basic_authorization, read_status, set_header};
+use super::template::{Names, Route};
+use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::secrets;
@@ -30,9 +31,12 @@ use crate::values::{RawSecret, TargetUri, credential_identity};
 /// The attributes of the APISIX plugin of the same name, and the connection keys every target takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct Raw {
-    /// The function's URI; what follows the matched path is appended to it
+    /// The function's URI; what follows the matched path is appended to it, `{name}` in its path is a path parameter
     pub function_uri: String,
     pub authorization: Option<RawAuthorization>,
+    /// What a path parameter of this target may be, as patterns with `*` and `?` (default: any name)
+    #[schemars(length(min = 1))]
+    pub allow: Option<Vec<String>>,
     #[serde(flatten)]
     pub connection: connection::Raw,
 }
@@ -47,7 +51,7 @@ pub struct RawAuthorization {
 #[derive(Debug)]
 pub struct OpenFunction {
     path: TargetPath,
-    host: HeaderValue,
+    host: Host,
     /// Replaces the client's `Authorization`; without it the client's passes.
     authorization: Option<HeaderValue>,
 }
@@ -55,20 +59,21 @@ pub struct OpenFunction {
 impl Streamed for OpenFunction {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
-        set_header(req, HOST, &self.host)?;
+        self.host.apply(call, req)?;
         match &self.authorization {
             Some(value) => set_header(req, AUTHORIZATION, value),
             None => Ok(()),
         }
     }
 
-    fn map_response(&self, _: &Call<'_>, _: &mut ResponseHeader) -> Result<(), GatewayError> {
-        Ok(())
+    fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+        Ok(read_status(resp))
     }
 }
 
-pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { function_uri, authorization, connection } = raw;
+pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
+    let Raw { function_uri, authorization, allow, connection } = raw;
+    let names = Names::compile(route, allow, scope)?;
     let uri = scope.key("function_uri").accept(function_uri.parse::<TargetUri>());
     let authorization = match authorization.and_then(|RawAuthorization { service_token }| service_token) {
         None => Some(None),
@@ -78,13 +83,13 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         }
     };
     let base = uri.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
-    let connection = connection::compile(connection, base, DEFAULTS, scope)?;
+    let connection = connection::compile(connection, base, DEFAULTS, &names, scope)?;
     let credential = authorization.as_ref()?.as_ref().map(|value| credential_identity([value.as_bytes()]));
     let connection = connection.with_credential(credential);
     let authorization = authorization?;
     let target = OpenFunction {
-        path: TargetPath::from_uri(uri?),
-        host: scope.accept(connection.host_header())?,
+        path: scope.key("function_uri").accept(TargetPath::from_uri(uri?, &names))?,
+        host: connection.host,
         authorization,
     };
     Some(Compiled {
@@ -103,15 +108,15 @@ const DEFAULTS: Defaults = Defaults {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
     use super::*;
     use crate::diag::Diagnostics;
+    use crate::platforms::tests::call;
 
     fn function(yaml: &str) -> OpenFunction {
         let book = Diagnostics::default();
         let raw: Raw = serde_yaml::from_str(yaml).expect("the keys are right");
-        let compiled = compile(raw, &Scope::root(&book, 0)).expect("it compiles");
+        let compiled = compile(raw, Route { parameters: &[], has_suffix: true }, &Scope::root(&book, 0))
+            .expect("it compiles");
         match compiled.target {
             Target::Streamed(StreamedTarget::OpenFunction(target)) => target,
             other => panic!("{other:?}"),
@@ -128,8 +133,7 @@ mod tests {
         for (name, value) in client {
             req.append_header(*name, *value).unwrap();
         }
-        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let call = Call { suffix, query, path: "/hello/x", request_id: "r", client };
+        let call = Call { suffix, query, ..call() };
         function(yaml).rewrite_request(&call, &mut req).unwrap();
         req
     }

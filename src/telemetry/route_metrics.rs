@@ -12,7 +12,6 @@ use prometheus::{Histogram, HistogramOpts};
 
 use super::counters::{ByStatus, Held, Level};
 use super::metrics::Family;
-use crate::error::CREDENTIAL_REFUSED;
 
 pub struct RouteMetrics {
     name: String,
@@ -107,12 +106,10 @@ impl RouteMetrics {
 
     /// `code` is the word of a reason; of another word nothing is counted.
     pub fn failed(&self, code: &str) {
-        self.count_failure(code);
-    }
-
-    /// The function answered 401 or 403 to a credential of ours.
-    pub fn credential_refused(&self) {
-        self.count_failure(CREDENTIAL_REFUSED);
+        // Every code has its place, see the test; the search is short and only failures pay for it.
+        if let Some(index) = FAILURE_CODES.iter().position(|known| *known == code) {
+            self.failures[index].fetch_add(1, Relaxed);
+        }
     }
 
     pub fn retried(&self, reason: Retry) {
@@ -141,13 +138,6 @@ impl RouteMetrics {
     /// From the request's departure to the first byte of the function's answer.
     pub fn first_byte(&self, took: Duration) {
         self.first_byte.observe(took.as_secs_f64());
-    }
-
-    fn count_failure(&self, code: &str) {
-        // Every code has its place, see the test; the search is short and only failures pay for it.
-        if let Some(index) = FAILURE_CODES.iter().position(|known| *known == code) {
-            self.failures[index].fetch_add(1, Relaxed);
-        }
     }
 
     fn collect_requests(&self, family: &Family, into: &mut Vec<Metric>) {
@@ -192,7 +182,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 23] = [
+const FAILURE_CODES: [&str; 25] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -210,12 +200,14 @@ const FAILURE_CODES: [&str; 23] = [
     "upstream_reset",
     "upstream_protocol",
     "bad_envelope",
-    "no_credentials",
+    "function_error",
+    "no_credential",
     "overloaded",
     "draining",
     "client_gone",
     "internal",
-    CREDENTIAL_REFUSED,
+    "credential_refused",
+    "not_reached",
 ];
 
 /// Seconds. Functions answer in half a millisecond or in a quarter of an hour.
@@ -381,6 +373,7 @@ mod tests {
     #[test]
     fn every_reason_has_a_counter() {
         use crate::error::GatewayError::{self, *};
+        use crate::error::Reported;
         let next = |error: &GatewayError| match error {
             NoRoute => Some(MethodNotAllowed("GET".into())),
             MethodNotAllowed(_) => Some(BadRequest("x")),
@@ -398,19 +391,23 @@ mod tests {
             Deadline => Some(UpstreamReset),
             UpstreamReset => Some(UpstreamProtocol),
             UpstreamProtocol => Some(BadEnvelope("x")),
-            BadEnvelope(_) => Some(NoCredentials),
-            NoCredentials => Some(Overloaded),
+            BadEnvelope(_) => Some(FunctionError),
+            FunctionError => Some(NoCredential),
+            NoCredential => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),
             ClientGone => Some(Internal),
             Internal => None,
         };
         let errors: Vec<_> = std::iter::successors(Some(NoRoute), next).collect();
+        let mut codes: Vec<_> = errors.iter().map(GatewayError::code).collect();
+        codes.extend(Reported::ALL.map(Reported::code));
+        codes.sort_unstable();
+        codes.dedup();
         let route = RouteMetrics::new("hello", "http");
-        errors.iter().for_each(|error| route.failed(error.code()));
-        route.credential_refused();
+        codes.iter().for_each(|code| route.failed(code));
 
-        assert_eq!(errors.len() + 1, FAILURE_CODES.len());
+        assert_eq!(codes.len(), FAILURE_CODES.len());
         for (code, count) in FAILURE_CODES.iter().zip(&route.failures) {
             assert_eq!(count.load(Relaxed), 1, "{code}");
         }

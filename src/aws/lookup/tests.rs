@@ -120,7 +120,7 @@ async fn a_container_has_an_agent() {
     assert_eq!(probe.says().await, "AKID2 t0ken2");
 
     let mut probe = Probe::start("{ source: container }", [full]).await;
-    assert_eq!(probe.says().await, "no_credentials: the gateway has no credentials for this function");
+    assert_eq!(probe.says().await, "no_credential: the gateway has no valid credential for the function");
     probe.ends_with("AWS credentials (container) are not found: ").await;
 }
 

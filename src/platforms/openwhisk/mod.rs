@@ -22,7 +22,7 @@ pub mod answer;
 pub mod input;
 mod media;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
@@ -33,12 +33,13 @@ use serde::Deserialize;
 
 use self::answer::Asked;
 use super::connection::{self, Base, Defaults, body_limit};
-use super::head::{basic_authorization, set_header};
+use super::head::{Host, basic_authorization, set_header, set_target};
+use super::template::{Name, Names, Parameters, Route};
 use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Target};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::secrets;
-use crate::uri::{encode_segment, join_path};
+use crate::uri::{encode_segment, push_suffix};
 use crate::values::{ByteSize, RawSecret, Scheme, Secret, TargetUri, Written};
 
 /// The attributes of the APISIX plugin of the same name, what the action gets to see, and the connection keys.
@@ -50,9 +51,9 @@ pub struct Raw {
     pub service_token: RawSecret,
     /// The action's namespace; `_` is the one the token belongs to
     pub namespace: String,
-    /// The action's name
+    /// The action's name; `{name}` is a path parameter
     pub action: String,
-    /// The action's package, if it is in one
+    /// The action's package, if it is in one; `{name}` is a path parameter
     pub package: Option<String>,
     /// Take the action's result only (default), or the whole record of its activation
     pub result: Option<bool>,
@@ -60,6 +61,9 @@ pub struct Raw {
     pub input: Option<RawInput>,
     /// The largest body of an answer (default 1MiB)
     pub max_resp_body_size: Option<Written>,
+    /// What a path parameter of this target may be, as patterns with `*` and `?` (default: any name)
+    #[schemars(length(min = 1))]
+    pub allow: Option<Vec<String>>,
     #[serde(flatten)]
     pub connection: connection::Raw,
 }
@@ -76,6 +80,8 @@ pub enum RawInput {
 pub struct Action {
     /// The whole request head but for what differs from call to call.
     head: Box<RequestHeader>,
+    /// `None` when the head has it.
+    target: Option<ActionPath>,
     input: Input,
     asked: Asked,
     limits: BodyLimits,
@@ -87,6 +93,33 @@ enum Input {
     Web,
 }
 
+/// Where the API has an action whose name comes with the call.
+#[derive(Debug)]
+struct ActionPath {
+    /// Up to the package or the action.
+    before: String,
+    package: Option<Name>,
+    action: Name,
+    query: String,
+}
+
+impl ActionPath {
+    fn is_constant(&self) -> bool {
+        self.package.iter().chain([&self.action]).all(|name| name.constant().is_some())
+    }
+
+    fn fill(&self, parameters: Parameters<'_>) -> Result<String, GatewayError> {
+        let mut target = self.before.clone();
+        if let Some(package) = &self.package {
+            target.push_str(&encode_segment(&package.of(parameters)?));
+            target.push('/');
+        }
+        target.push_str(&encode_segment(&self.action.of(parameters)?));
+        target.push_str(&self.query);
+        Ok(target)
+    }
+}
+
 impl Buffered for Action {
     fn limits(&self) -> &BodyLimits {
         &self.limits
@@ -96,13 +129,22 @@ impl Buffered for Action {
         ACTIVATION_ID
     }
 
-    fn seal(&self, call: &Call<'_>, req: &mut RequestHeader, body: Bytes) -> Result<Bytes, GatewayError> {
+    fn seal(
+        &self,
+        call: &Call<'_>,
+        req: &mut RequestHeader,
+        body: Bytes,
+        _: SystemTime,
+    ) -> Result<Bytes, GatewayError> {
         let body = match self.input {
             Input::Body => input::object(body)?,
             Input::Web => input::web(call, req, &body)?,
         };
         let id = HeaderValue::from_str(call.request_id).map_err(|_| GatewayError::Internal)?;
         req.clone_from(&self.head);
+        if let Some(target) = &self.target {
+            set_target(req, &target.fill(call.parameters)?)?;
+        }
         set_header(req, REQUEST_ID, &id)?;
         Ok(body)
     }
@@ -127,7 +169,7 @@ impl Buffered for Action {
     }
 }
 
-pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
+pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
     let Raw {
         api_host,
         service_token,
@@ -137,8 +179,10 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
         result,
         input,
         max_resp_body_size,
+        allow,
         connection,
     } = raw;
+    let names = Names::compile(route, allow, scope)?;
 
     let api = scope.key("api_host").accept(parse_api_host(&api_host));
     if let Some(api) = &api {
@@ -148,8 +192,9 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     if let Some(token) = &token {
         warn_without_colon(token, &scope.key("service_token"));
     }
-    let name = |key: &str, text: &str| scope.key(key).accept(check_name(text)).map(|()| encode_segment(text));
-    let namespace = name("namespace", &namespace);
+    let namespace =
+        scope.key("namespace").accept(check_name(&namespace)).map(|()| encode_segment(&namespace));
+    let name = |key: &str, text: &str| Name::compile(text, check_name, &names, &scope.key(key));
     let action = name("action", &action);
     let package = match package {
         None => Some(None),
@@ -164,7 +209,8 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     };
     let base = api.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let credential = token.as_ref().map(Secret::identity);
-    let connection = connection::compile(connection, base, DEFAULTS, scope)?.with_credential(credential);
+    let connection =
+        connection::compile(connection, base, DEFAULTS, &names, scope)?.with_credential(credential);
 
     let request = match connection.max_request {
         None => Some(DEFAULT_BODY),
@@ -172,19 +218,26 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Compiled> {
     };
 
     let asked = if result.unwrap_or(true) { Asked::Result } else { Asked::Record };
-    let mut target = String::new();
-    let package = package?.map(|package| package + "/").unwrap_or_default();
-    let rest = format!(
-        "api/v1/namespaces/{namespace}/actions/{package}{action}?blocking=true&result={result}&timeout={timeout}",
-        namespace = namespace?,
-        action = action?,
-        result = asked == Asked::Result,
-        timeout = connection.timeout.as_millis(),
-    );
-    join_path(&api?.path, &rest, &mut target);
-    let host = scope.accept(connection.host_header())?;
+    let mut before = api?.path;
+    push_suffix(&format!("api/v1/namespaces/{}/actions/", namespace?), &mut before);
+    let target = ActionPath {
+        before,
+        package: package?,
+        action: action?,
+        query: format!(
+            "?blocking=true&result={}&timeout={}",
+            asked == Asked::Result,
+            connection.timeout.as_millis()
+        ),
+    };
+    let Host::Fixed(host) = &connection.host else {
+        scope.key("host").reject("the API is one host, whatever the action: `host` takes no parameter");
+        return None;
+    };
+    let path = if target.is_constant() { target.fill(Parameters::default()).ok()? } else { "/".to_owned() };
     let compiled = Action {
-        head: Box::new(scope.accept(build_head(&target, &host, &token?))?),
+        head: Box::new(scope.accept(build_head(&path, host, &token?))?),
+        target: (!target.is_constant()).then_some(target),
         input: match input {
             Some(RawInput::Web) => Input::Web,
             Some(RawInput::Body) | None => Input::Body,

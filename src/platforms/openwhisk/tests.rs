@@ -1,14 +1,13 @@
 //! The keys, and both heads: a request in, the platform's out; the platform's answer in, the client's out.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use super::*;
 use crate::diag::{Diagnostic, Diagnostics, Holds, Severity};
+use crate::platforms::tests;
 
 fn compile_yaml(yaml: &str) -> (Option<Compiled>, Vec<Diagnostic>) {
     let book = Diagnostics::default();
     let raw: Raw = serde_yaml::from_str(yaml).expect("the keys are right");
-    let compiled = compile(raw, &Scope::root(&book, 0));
+    let compiled = compile(raw, Route { parameters: &["name"], has_suffix: true }, &Scope::root(&book, 0));
     // Whether others can read the file is not known here.
     let found = book.into_inner().into_iter().filter(|found| found.holds == Holds::Always).collect();
     (compiled, found)
@@ -35,8 +34,7 @@ fn action(keys: &str) -> Action {
 }
 
 fn call() -> Call<'static> {
-    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    Call { suffix: Some("x"), query: Some("a=1"), path: "/hello/x", request_id: "req-1", client }
+    Call { suffix: Some("x"), query: Some("a=1"), ..tests::call() }
 }
 
 fn sealed(keys: &str, body: &'static str) -> Result<(RequestHeader, Bytes), GatewayError> {
@@ -52,7 +50,8 @@ fn sealed(keys: &str, body: &'static str) -> Result<(RequestHeader, Bytes), Gate
     ] {
         req.append_header(name, value).unwrap();
     }
-    let body = action(keys).seal(&call(), &mut req, Bytes::from_static(body.as_bytes()))?;
+    let body =
+        action(keys).seal(&call(), &mut req, Bytes::from_static(body.as_bytes()), SystemTime::now())?;
     Ok((req, body))
 }
 

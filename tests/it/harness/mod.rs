@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
-pub(crate) use command::{check, run};
+pub(crate) use command::{check, run, run_with};
 pub(crate) use exchange::{Exchange, Reply};
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;

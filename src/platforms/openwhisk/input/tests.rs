@@ -1,10 +1,9 @@
 //! The client's request, and the parameters the action gets.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use serde_json::{Value, json};
 
 use super::*;
+use crate::platforms::tests::call;
 
 #[track_caller]
 fn check_object(body: &'static str, expected: Result<&'static str, GatewayError>) {
@@ -61,8 +60,7 @@ fn web_of(
     for (name, value) in headers {
         req.append_header(*name, *value).unwrap();
     }
-    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    web(&Call { suffix, query, path: "/hello/x", request_id: "r", client }, &req, body)
+    web(&Call { suffix, query, ..call() }, &req, body)
 }
 
 #[track_caller]
