@@ -78,6 +78,11 @@ pub enum Verdict {
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
 
+    /// Whether a call whose client sent this head goes out with the target's own credential, if it has one.
+    fn adds_credential(&self, _asked: &RequestHeader) -> bool {
+        true
+    }
+
     /// Makes the function's head the client's. An `Err` is answered in its place.
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
 
@@ -201,6 +206,14 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.rewrite_request(call, req),
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
+        }
+    }
+
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        match self {
+            StreamedTarget::AzureFunctions(target) => target.adds_credential(asked),
+            StreamedTarget::Http(target) => target.adds_credential(asked),
+            StreamedTarget::OpenFunction(target) => target.adds_credential(asked),
         }
     }
 

@@ -207,6 +207,23 @@ async fn a_host_that_does_not_run_is_named_as_such() {
     gateway.counts("fngate_failures_total", &[("code", "not_reached")], 1.0).await;
 }
 
+#[tokio::test]
+async fn a_refused_key_is_ours_to_notice_unless_it_was_the_clients() {
+    let refuse = |_: &Recorded| Reply::new(401, "").header("WWW-Authenticate", "Bearer");
+    let app = Origin::http1().reply(refuse).start().await;
+    let yaml = route("/fn", &azure(&app, "authorization: { apikey: route_key, prefer: client }"));
+    let gateway = Gateway::start(&yaml).await;
+
+    let ours = gateway.get("/fn").await;
+    let theirs = gateway.send(&Request::get("/fn").header("x-functions-key", "mine")).await;
+
+    assert_eq!((ours.status(), ours.header("www-authenticate")), (401, None));
+    assert_eq!((theirs.status(), theirs.header("www-authenticate")), (401, Some("Bearer")));
+    for (answer, reason) in [(ours, json!("credential_refused")), (theirs, Value::Null)] {
+        assert_eq!(gateway.log_line(answer.header("x-request-id").unwrap()).await["reason"], reason);
+    }
+}
+
 fn azure(app: &Origin, more: &str) -> String {
     format!("azure_functions: {{ function_uri: '{}/api', {more} }}", app.url())
 }

@@ -113,6 +113,10 @@ impl Streamed for AzureFunctions {
         }
     }
 
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        !self.clients_key_passes(asked)
+    }
+
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
         if let Some(location) = resp.headers.get(LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
