@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::platforms::Target;
+use pingora::http::RequestHeader;
+
+use crate::platforms::{Streamed, Target};
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
 use crate::values::ByteSize;
@@ -20,9 +22,13 @@ pub struct Function {
 }
 
 impl Function {
-    /// Whether requests carry a credential of ours: an answer of 401 or 403 is then ours to notice.
-    pub fn has_credential(&self) -> bool {
-        self.upstream.terms().credential.is_some()
+    /// Whether a client's request with this head carries a credential of ours: an answer of 401 or 403 is then ours to notice.
+    pub fn has_credential_for(&self, head: &RequestHeader) -> bool {
+        let is_added = match &self.target {
+            Target::Streamed(target) => target.adds_credential(head),
+            Target::Buffered(_) => true,
+        };
+        is_added && self.upstream.terms().credential.is_some()
     }
 }
 

@@ -1,5 +1,7 @@
 //! What several platforms do to a request's head: set its target, replace a header, make basic credentials.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::HOST;
@@ -55,13 +57,17 @@ pub enum Host {
 impl Host {
     /// Replaces what the client asked for.
     pub fn apply(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+        set_header(req, HOST, &*self.value(call)?)
+    }
+
+    /// What this call is sent to.
+    pub fn value(&self, call: &Call<'_>) -> Result<Cow<'_, HeaderValue>, GatewayError> {
         match self {
-            Host::Fixed(value) => set_header(req, HOST, value),
+            Host::Fixed(value) => Ok(Cow::Borrowed(value)),
             Host::Filled(template) => {
                 let mut host = String::new();
                 template.fill(call.parameters, Filling::Label, &mut host)?;
-                let value = HeaderValue::try_from(host).map_err(|_| GatewayError::BadPath)?;
-                set_header(req, HOST, &value)
+                HeaderValue::try_from(host).map(Cow::Owned).map_err(|_| GatewayError::BadPath)
             }
         }
     }

@@ -3,6 +3,7 @@
 //! A platform turns a request into what its functions understand, and their answer into what the client should get. It never opens
 //! sockets, resolves names, logs, counts or reads the clock: what it needs arrives in [`Call`].
 
+pub mod azure_functions;
 pub mod connection;
 pub mod head;
 pub mod http;
@@ -76,6 +77,11 @@ pub enum Verdict {
 /// Bodies pass through untouched; only the heads are rewritten, but for the answers whose [`Verdict`] says otherwise.
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
+
+    /// Whether a call whose client sent this head goes out with the target's own credential, if it has one.
+    fn adds_credential(&self, _asked: &RequestHeader) -> bool {
+        true
+    }
 
     /// Makes the function's head the client's. An `Err` is answered in its place.
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
@@ -184,6 +190,7 @@ pub enum Target {
 
 #[derive(Debug)]
 pub enum StreamedTarget {
+    AzureFunctions(azure_functions::AzureFunctions),
     Http(http::Http),
     OpenFunction(openfunction::OpenFunction),
 }
@@ -196,13 +203,23 @@ pub enum BufferedTarget {
 impl Streamed for StreamedTarget {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.rewrite_request(call, req),
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
         }
     }
 
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        match self {
+            StreamedTarget::AzureFunctions(target) => target.adds_credential(asked),
+            StreamedTarget::Http(target) => target.adds_credential(asked),
+            StreamedTarget::OpenFunction(target) => target.adds_credential(asked),
+        }
+    }
+
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.map_response(call, resp),
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
         }
@@ -210,6 +227,7 @@ impl Streamed for StreamedTarget {
 
     fn read_body(&self, status: StatusCode, start: &[u8]) -> Option<Reported> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.read_body(status, start),
             StreamedTarget::Http(target) => target.read_body(status, start),
             StreamedTarget::OpenFunction(target) => target.read_body(status, start),
         }
@@ -217,6 +235,7 @@ impl Streamed for StreamedTarget {
 
     fn map_body(&self, call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.map_body(call, body),
             StreamedTarget::Http(target) => target.map_body(call, body),
             StreamedTarget::OpenFunction(target) => target.map_body(call, body),
         }
@@ -275,6 +294,8 @@ pub struct Raw {
     pub openfunction: Option<openfunction::Raw>,
     /// An action of Apache OpenWhisk
     pub openwhisk: Option<openwhisk::Raw>,
+    /// A function of Azure Functions
+    pub azure_functions: Option<azure_functions::Raw>,
     /// Any HTTP service
     pub http: Option<http::Raw>,
 }
@@ -292,10 +313,11 @@ pub struct Compiled {
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
 pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { openfunction, openwhisk, http } = raw;
+    let Raw { openfunction, openwhisk, azure_functions, http } = raw;
     let mut given = [
         openfunction.map(|raw| Platform::OpenFunction(Box::new(raw))),
         openwhisk.map(|raw| Platform::OpenWhisk(Box::new(raw))),
+        azure_functions.map(|raw| Platform::AzureFunctions(Box::new(raw))),
         http.map(|raw| Platform::Http(Box::new(raw))),
     ]
     .into_iter()
@@ -307,6 +329,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     match platform {
         Platform::OpenFunction(raw) => openfunction::compile(*raw, route, &scope.key("openfunction")),
         Platform::OpenWhisk(raw) => openwhisk::compile(*raw, route, &scope.key("openwhisk")),
+        Platform::AzureFunctions(raw) => azure_functions::compile(*raw, route, &scope.key("azure_functions")),
         Platform::Http(raw) => http::compile(*raw, route, &scope.key("http")),
     }
 }
@@ -315,10 +338,11 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
 enum Platform {
     OpenFunction(Box<openfunction::Raw>),
     OpenWhisk(Box<openwhisk::Raw>),
+    AzureFunctions(Box<azure_functions::Raw>),
     Http(Box<http::Raw>),
 }
 
-const NAMES: &str = "`openfunction`, `openwhisk`, `http`";
+const NAMES: &str = "`openfunction`, `openwhisk`, `azure_functions`, `http`";
 
 #[cfg(test)]
 pub(crate) mod tests {

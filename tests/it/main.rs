@@ -11,7 +11,8 @@ mod harness;
 mod access_log;
 /// Every answer that is the gateway's own; one log line and one count each.
 mod answers;
-/// The acceptance cases of the two APISIX plugins, and those derived from what they do badly.
+/// The acceptance cases of the APISIX plugins, and those derived from what they do badly.
+mod apisix_azure_functions;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
@@ -19,6 +20,8 @@ mod apisix_openwhisk;
 mod attack;
 /// Signatures against an AWS that is not ours.
 mod aws_moto;
+/// Durable Functions: the URLs of an orchestration, there and back.
+mod azure_durable;
 /// Everything at once, and the account afterwards.
 mod chaos;
 /// The verbs besides `run`.

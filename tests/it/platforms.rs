@@ -482,6 +482,7 @@ routes:
 enum Platform {
     OpenFunction,
     OpenWhisk,
+    AzureFunctions,
     Http,
 }
 
@@ -490,6 +491,7 @@ impl Platform {
         match self {
             Self::OpenFunction => "openfunction",
             Self::OpenWhisk => "openwhisk",
+            Self::AzureFunctions => "azure_functions",
             Self::Http => "http",
         }
     }
@@ -505,7 +507,7 @@ impl Platform {
 
     fn target(self, url: &str, more: &str) -> String {
         let keys = match self {
-            Self::OpenFunction => format!("function_uri: '{url}/'"),
+            Self::OpenFunction | Self::AzureFunctions => format!("function_uri: '{url}/'"),
             Self::OpenWhisk => {
                 format!("api_host: '{url}', service_token: 'a:b', namespace: guest, action: test")
             }
@@ -520,4 +522,5 @@ async fn answering() -> Origin {
     Origin::http1().reply(|_| Reply::json(&json!({ "ok": true }))).start().await
 }
 
-const PLATFORMS: [Platform; 3] = [Platform::OpenFunction, Platform::OpenWhisk, Platform::Http];
+const PLATFORMS: [Platform; 4] =
+    [Platform::OpenFunction, Platform::OpenWhisk, Platform::AzureFunctions, Platform::Http];

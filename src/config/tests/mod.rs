@@ -781,9 +781,10 @@ mod shipped {
         let bare = plan(load_yaml(
             "routes:\n  - { name: a, match: { path: /a }, target: { openwhisk: { api_host: 'http://127.0.0.1:3233', \
              service_token: 'uuid:key', namespace: guest, action: hello } } }\n  \
-             - { name: b, match: { path: /b }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
+             - { name: b, match: { path: /b/* }, target: { azure_functions: { function_uri: 'http://127.0.0.1:7071/api' } } }\n  \
+             - { name: c, match: { path: /c }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
         ));
-        for (written, default) in reference.routes[1..3].iter().zip(&bare.routes) {
+        for (written, default) in reference.routes[1..4].iter().zip(&bare.routes) {
             let (written, default) = (&written.function, &default.function);
             assert_eq!(format!("{:?}", written.target), format!("{:?}", default.target));
             assert_eq!(format!("{:?}", written.terms), format!("{:?}", default.terms));
