@@ -8,7 +8,7 @@ use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 
 use super::template::{Filling, Names, Template};
 use super::{Call, Verdict};
-use crate::diag::Invalid;
+use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::uri;
 use crate::values::{Secret, TargetUri};
@@ -27,6 +27,20 @@ impl TargetPath {
 
     pub fn from_uri(uri: TargetUri, names: &Names<'_>) -> Result<Self, Invalid> {
         TargetPath::compile(&uri.path, uri.query, names)
+    }
+
+    /// The key `path` of targets that are not given as a URI; `scope` stands at the platform.
+    pub fn from_key(path: Option<String>, names: &Names<'_>, scope: &Scope<'_>) -> Option<Self> {
+        let path = path.unwrap_or_else(|| "/".to_owned());
+        let scope = scope.key("path");
+        if !path.starts_with('/') || path.contains(['?', '#', ' ']) || uri::check_path(&path).is_err() {
+            scope.reject_with(
+                format!("`{path}` is not a path to start from"),
+                "it starts with `/` and has no query and no dot segments",
+            );
+            return None;
+        }
+        scope.accept(TargetPath::compile(&path, None, names))
     }
 
     /// Sets the request's target: this path, then the call's suffix; this query, then the client's.
