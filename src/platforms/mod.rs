@@ -13,7 +13,7 @@ pub mod template;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use ::http::{HeaderName, StatusCode};
+use ::http::{HeaderName, Method, StatusCode};
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
@@ -28,6 +28,8 @@ use crate::values::{ByteSize, Scheme};
 /// What a platform may know of the request it serves, beyond the head itself.
 #[derive(Debug)]
 pub struct Call<'a> {
+    /// The client's.
+    pub method: &'a Method,
     /// What follows the matched prefix, without its leading `/`, escapes untouched; `None` on exact routes.
     pub suffix: Option<&'a str>,
     /// What the path holds where the route has parameters.
@@ -88,6 +90,11 @@ pub trait Streamed {
     /// Makes the function's body the client's, after [`Verdict::Rewritten`]. An `Err` cuts the answer.
     fn map_body(&self, _call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
         Ok(body)
+    }
+
+    /// The header in which the platform names a call, if it does; its value stands in the access log.
+    fn call_id(&self) -> Option<HeaderName> {
+        None
     }
 }
 
@@ -221,6 +228,13 @@ impl Streamed for StreamedTarget {
             StreamedTarget::OpenFunction(target) => target.map_body(call, body),
         }
     }
+
+    fn call_id(&self) -> Option<HeaderName> {
+        match self {
+            StreamedTarget::Http(target) => target.call_id(),
+            StreamedTarget::OpenFunction(target) => target.call_id(),
+        }
+    }
 }
 
 impl Buffered for BufferedTarget {
@@ -329,6 +343,7 @@ pub(crate) mod tests {
     /// A call without suffix, query and parameters.
     pub(crate) fn call() -> Call<'static> {
         Call {
+            method: &Method::GET,
             suffix: None,
             parameters: Parameters::default(),
             query: None,
