@@ -96,6 +96,16 @@ pub fn set_header(
     req.insert_header(name, value.clone()).map_err(|_| GatewayError::Internal)
 }
 
+/// Removes all fields whose names begin with one of these prefixes, which are in lower case.
+pub fn remove_prefixed(req: &mut RequestHeader, prefixes: &[&str]) {
+    let is_meant = |name: &&HeaderName| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
+    // Most requests have none, and an empty list takes no memory.
+    let names: Vec<HeaderName> = req.headers.keys().filter(is_meant).cloned().collect();
+    for name in &names {
+        req.remove_header(name);
+    }
+}
+
 /// What the functions frameworks say of the function's own code. A failure has status 500, but so has what a function answers.
 pub fn read_status(resp: &ResponseHeader) -> Verdict {
     let failed =

@@ -6,6 +6,7 @@
 pub mod connection;
 pub mod head;
 pub mod http;
+pub mod knative;
 pub mod openfunction;
 pub mod openwhisk;
 pub mod template;
@@ -192,6 +193,7 @@ pub enum Target {
 #[derive(Debug)]
 pub enum StreamedTarget {
     Http(http::Http),
+    Knative(knative::Knative),
     OpenFunction(openfunction::OpenFunction),
 }
 
@@ -204,6 +206,7 @@ impl Streamed for StreamedTarget {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
         match self {
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
+            StreamedTarget::Knative(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
         }
     }
@@ -211,6 +214,7 @@ impl Streamed for StreamedTarget {
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
         match self {
             StreamedTarget::Http(target) => target.map_response(call, resp),
+            StreamedTarget::Knative(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
         }
     }
@@ -218,6 +222,7 @@ impl Streamed for StreamedTarget {
     fn read_body(&self, status: StatusCode, start: &[u8]) -> Option<Reported> {
         match self {
             StreamedTarget::Http(target) => target.read_body(status, start),
+            StreamedTarget::Knative(target) => target.read_body(status, start),
             StreamedTarget::OpenFunction(target) => target.read_body(status, start),
         }
     }
@@ -225,6 +230,7 @@ impl Streamed for StreamedTarget {
     fn map_body(&self, call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
         match self {
             StreamedTarget::Http(target) => target.map_body(call, body),
+            StreamedTarget::Knative(target) => target.map_body(call, body),
             StreamedTarget::OpenFunction(target) => target.map_body(call, body),
         }
     }
@@ -232,6 +238,7 @@ impl Streamed for StreamedTarget {
     fn call_id(&self) -> Option<HeaderName> {
         match self {
             StreamedTarget::Http(target) => target.call_id(),
+            StreamedTarget::Knative(target) => target.call_id(),
             StreamedTarget::OpenFunction(target) => target.call_id(),
         }
     }
@@ -289,6 +296,8 @@ pub struct Raw {
     pub openfunction: Option<openfunction::Raw>,
     /// An action of Apache OpenWhisk
     pub openwhisk: Option<openwhisk::Raw>,
+    /// A service of Knative
+    pub knative: Option<knative::Raw>,
     /// Any HTTP service
     pub http: Option<http::Raw>,
 }
@@ -306,10 +315,11 @@ pub struct Compiled {
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
 pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { openfunction, openwhisk, http } = raw;
+    let Raw { openfunction, openwhisk, knative, http } = raw;
     let mut given = [
         openfunction.map(|raw| Platform::OpenFunction(Box::new(raw))),
         openwhisk.map(|raw| Platform::OpenWhisk(Box::new(raw))),
+        knative.map(|raw| Platform::Knative(Box::new(raw))),
         http.map(|raw| Platform::Http(Box::new(raw))),
     ]
     .into_iter()
@@ -321,6 +331,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     match platform {
         Platform::OpenFunction(raw) => openfunction::compile(*raw, route, &scope.key("openfunction")),
         Platform::OpenWhisk(raw) => openwhisk::compile(*raw, route, &scope.key("openwhisk")),
+        Platform::Knative(raw) => knative::compile(*raw, route, &scope.key("knative")),
         Platform::Http(raw) => http::compile(*raw, route, &scope.key("http")),
     }
 }
@@ -329,10 +340,11 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
 enum Platform {
     OpenFunction(Box<openfunction::Raw>),
     OpenWhisk(Box<openwhisk::Raw>),
+    Knative(Box<knative::Raw>),
     Http(Box<http::Raw>),
 }
 
-const NAMES: &str = "`openfunction`, `openwhisk`, `http`";
+const NAMES: &str = "`openfunction`, `openwhisk`, `knative`, `http`";
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -27,10 +27,14 @@ mod demo;
 mod docs;
 /// Google's functions framework as a real function server.
 mod framework;
+/// gRPC: trailers, and messages one by one.
+mod grpc;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// HTTP/2 from clients, frame by frame.
 mod http2;
+/// Services behind an ingress, found by their Host.
+mod knative;
 /// Sockets from the service manager, names from the resolver.
 mod machine;
 /// Counters, gauges, histograms, and the admin listener.

@@ -482,6 +482,7 @@ routes:
 enum Platform {
     OpenFunction,
     OpenWhisk,
+    Knative,
     Http,
 }
 
@@ -490,6 +491,7 @@ impl Platform {
         match self {
             Self::OpenFunction => "openfunction",
             Self::OpenWhisk => "openwhisk",
+            Self::Knative => "knative",
             Self::Http => "http",
         }
     }
@@ -509,6 +511,10 @@ impl Platform {
             Self::OpenWhisk => {
                 format!("api_host: '{url}', service_token: 'a:b', namespace: guest, action: test")
             }
+            Self::Knative => {
+                let (scheme, host) = url.split_once("://").unwrap();
+                format!("scheme: {scheme}, host: '{host}'")
+            }
             Self::Http => format!("url: '{url}/'"),
         };
         format!("{}: {{ {keys}, {more} }}", self.name())
@@ -520,4 +526,5 @@ async fn answering() -> Origin {
     Origin::http1().reply(|_| Reply::json(&json!({ "ok": true }))).start().await
 }
 
-const PLATFORMS: [Platform; 3] = [Platform::OpenFunction, Platform::OpenWhisk, Platform::Http];
+const PLATFORMS: [Platform; 4] =
+    [Platform::OpenFunction, Platform::OpenWhisk, Platform::Knative, Platform::Http];
