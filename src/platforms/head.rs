@@ -120,6 +120,14 @@ pub fn read_status(resp: &ResponseHeader) -> Verdict {
 const FRAMEWORKS: [HeaderName; 2] =
     [HeaderName::from_static("x-openfunction-status"), HeaderName::from_static("x-google-status")];
 
+/// `Bearer …` for a token, marked as sensitive.
+pub fn bearer_authorization(token: &Secret) -> Result<HeaderValue, Invalid> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+        .map_err(|_| Invalid::new("the token holds a control character"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// `Basic …` for `user:password`, marked as sensitive.
 pub fn basic_authorization(token: &Secret) -> HeaderValue {
     let mut value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(token.expose())))

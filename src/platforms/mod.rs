@@ -7,6 +7,7 @@ pub mod connection;
 pub mod head;
 pub mod http;
 pub mod knative;
+pub mod openfaas;
 pub mod openfunction;
 pub mod openwhisk;
 pub mod template;
@@ -194,6 +195,7 @@ pub enum Target {
 pub enum StreamedTarget {
     Http(http::Http),
     Knative(knative::Knative),
+    OpenFaas(openfaas::OpenFaas),
     OpenFunction(openfunction::OpenFunction),
 }
 
@@ -207,6 +209,7 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
             StreamedTarget::Knative(target) => target.rewrite_request(call, req),
+            StreamedTarget::OpenFaas(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
         }
     }
@@ -215,6 +218,7 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::Knative(target) => target.map_response(call, resp),
+            StreamedTarget::OpenFaas(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
         }
     }
@@ -223,6 +227,7 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.read_body(status, start),
             StreamedTarget::Knative(target) => target.read_body(status, start),
+            StreamedTarget::OpenFaas(target) => target.read_body(status, start),
             StreamedTarget::OpenFunction(target) => target.read_body(status, start),
         }
     }
@@ -231,6 +236,7 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.map_body(call, body),
             StreamedTarget::Knative(target) => target.map_body(call, body),
+            StreamedTarget::OpenFaas(target) => target.map_body(call, body),
             StreamedTarget::OpenFunction(target) => target.map_body(call, body),
         }
     }
@@ -239,6 +245,7 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.call_id(),
             StreamedTarget::Knative(target) => target.call_id(),
+            StreamedTarget::OpenFaas(target) => target.call_id(),
             StreamedTarget::OpenFunction(target) => target.call_id(),
         }
     }
@@ -298,6 +305,8 @@ pub struct Raw {
     pub openwhisk: Option<openwhisk::Raw>,
     /// A service of Knative
     pub knative: Option<knative::Raw>,
+    /// A function of OpenFaaS
+    pub openfaas: Option<openfaas::Raw>,
     /// Any HTTP service
     pub http: Option<http::Raw>,
 }
@@ -315,11 +324,12 @@ pub struct Compiled {
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
 pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { openfunction, openwhisk, knative, http } = raw;
+    let Raw { openfunction, openwhisk, knative, openfaas, http } = raw;
     let mut given = [
         openfunction.map(|raw| Platform::OpenFunction(Box::new(raw))),
         openwhisk.map(|raw| Platform::OpenWhisk(Box::new(raw))),
         knative.map(|raw| Platform::Knative(Box::new(raw))),
+        openfaas.map(|raw| Platform::OpenFaas(Box::new(raw))),
         http.map(|raw| Platform::Http(Box::new(raw))),
     ]
     .into_iter()
@@ -332,6 +342,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         Platform::OpenFunction(raw) => openfunction::compile(*raw, route, &scope.key("openfunction")),
         Platform::OpenWhisk(raw) => openwhisk::compile(*raw, route, &scope.key("openwhisk")),
         Platform::Knative(raw) => knative::compile(*raw, route, &scope.key("knative")),
+        Platform::OpenFaas(raw) => openfaas::compile(*raw, route, &scope.key("openfaas")),
         Platform::Http(raw) => http::compile(*raw, route, &scope.key("http")),
     }
 }
@@ -341,10 +352,11 @@ enum Platform {
     OpenFunction(Box<openfunction::Raw>),
     OpenWhisk(Box<openwhisk::Raw>),
     Knative(Box<knative::Raw>),
+    OpenFaas(Box<openfaas::Raw>),
     Http(Box<http::Raw>),
 }
 
-const NAMES: &str = "`openfunction`, `openwhisk`, `knative`, `http`";
+const NAMES: &str = "`openfunction`, `openwhisk`, `knative`, `openfaas`, `http`";
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -39,6 +39,8 @@ mod knative;
 mod machine;
 /// Counters, gauges, histograms, and the admin listener.
 mod metrics;
+/// Functions behind a gateway of their own, called at once or queued.
+mod openfaas;
 /// What every platform goes through, and what only one can do.
 mod platforms;
 /// How many connections there are to a function, and what a dead one costs.

@@ -483,6 +483,7 @@ enum Platform {
     OpenFunction,
     OpenWhisk,
     Knative,
+    OpenFaas,
     Http,
 }
 
@@ -492,6 +493,7 @@ impl Platform {
             Self::OpenFunction => "openfunction",
             Self::OpenWhisk => "openwhisk",
             Self::Knative => "knative",
+            Self::OpenFaas => "openfaas",
             Self::Http => "http",
         }
     }
@@ -515,6 +517,7 @@ impl Platform {
                 let (scheme, host) = url.split_once("://").unwrap();
                 format!("scheme: {scheme}, host: '{host}'")
             }
+            Self::OpenFaas => format!("gateway_uri: '{url}', function: test"),
             Self::Http => format!("url: '{url}/'"),
         };
         format!("{}: {{ {keys}, {more} }}", self.name())
@@ -526,5 +529,5 @@ async fn answering() -> Origin {
     Origin::http1().reply(|_| Reply::json(&json!({ "ok": true }))).start().await
 }
 
-const PLATFORMS: [Platform; 4] =
-    [Platform::OpenFunction, Platform::OpenWhisk, Platform::Knative, Platform::Http];
+const PLATFORMS: [Platform; 5] =
+    [Platform::OpenFunction, Platform::OpenWhisk, Platform::Knative, Platform::OpenFaas, Platform::Http];

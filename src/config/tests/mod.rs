@@ -783,6 +783,8 @@ mod shipped {
              service_token: 'uuid:key', namespace: guest, action: hello } } }\n  \
              - { name: revision, match: { path: /b }, target: { knative: { service: hello, domain: example.com, \
              address: '127.0.0.1:8080' } } }\n  \
+             - { name: faas, match: { path: /c }, target: { openfaas: { gateway_uri: 'http://127.0.0.1:8080', \
+             function: hello } } }\n  \
              - { name: service, match: { path: /d }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
         ));
         for default in &bare.routes {
