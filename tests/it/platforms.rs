@@ -483,6 +483,8 @@ enum Platform {
     OpenFunction,
     OpenWhisk,
     AzureFunctions,
+    Knative,
+    OpenFaas,
     Http,
 }
 
@@ -492,6 +494,8 @@ impl Platform {
             Self::OpenFunction => "openfunction",
             Self::OpenWhisk => "openwhisk",
             Self::AzureFunctions => "azure_functions",
+            Self::Knative => "knative",
+            Self::OpenFaas => "openfaas",
             Self::Http => "http",
         }
     }
@@ -511,6 +515,11 @@ impl Platform {
             Self::OpenWhisk => {
                 format!("api_host: '{url}', service_token: 'a:b', namespace: guest, action: test")
             }
+            Self::Knative => {
+                let (scheme, host) = url.split_once("://").unwrap();
+                format!("scheme: {scheme}, host: '{host}'")
+            }
+            Self::OpenFaas => format!("gateway_uri: '{url}', function: test"),
             Self::Http => format!("url: '{url}/'"),
         };
         format!("{}: {{ {keys}, {more} }}", self.name())
@@ -522,5 +531,11 @@ async fn answering() -> Origin {
     Origin::http1().reply(|_| Reply::json(&json!({ "ok": true }))).start().await
 }
 
-const PLATFORMS: [Platform; 4] =
-    [Platform::OpenFunction, Platform::OpenWhisk, Platform::AzureFunctions, Platform::Http];
+const PLATFORMS: [Platform; 6] = [
+    Platform::OpenFunction,
+    Platform::OpenWhisk,
+    Platform::Knative,
+    Platform::AzureFunctions,
+    Platform::OpenFaas,
+    Platform::Http,
+];
