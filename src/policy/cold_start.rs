@@ -1,0 +1,151 @@
+//! `ColdStart`: requests for a function that is not there yet are held, and one of them at a time finds out whether it has come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+use super::Backoff;
+
+/// A route's waiting room.
+#[derive(Debug)]
+pub struct ColdStart {
+    /// The longest time a request is held.
+    pub hold: Duration,
+    is_cold: watch::Sender<bool>,
+    /// Whoever has it calls the function; all others wait.
+    probe: Arc<Semaphore>,
+}
+
+/// The right to call the function.
+#[derive(Debug)]
+pub enum Turn {
+    /// The function is there: everybody may.
+    Open,
+    /// This request is the one that finds out. When it is dropped without [`ColdStart::warmed`], the next one in the room is.
+    Probe(OwnedSemaphorePermit),
+}
+
+impl ColdStart {
+    pub fn new(hold: Duration) -> Self {
+        ColdStart { hold, is_cold: watch::Sender::new(false), probe: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Whether the last that was heard of the function is that it is not there.
+    pub fn is_cold(&self) -> bool {
+        *self.is_cold.borrow()
+    }
+
+    /// The function was found missing. `true` for the first to say so.
+    pub fn cooled(&self) -> bool {
+        self.is_cold.send_if_modified(|is_cold| !std::mem::replace(is_cold, true))
+    }
+
+    /// The function has answered: whoever waits may call it.
+    pub fn warmed(&self) {
+        self.is_cold.send_if_modified(|is_cold| std::mem::replace(is_cold, false));
+    }
+
+    /// Waits until it is this request's turn, at most until `until`. Who probed before keeps the right, and waits the longer the
+    /// more of its attempts have `failed`.
+    pub async fn turn(&self, kept: Option<Turn>, failed: u32, until: Instant) -> Option<Turn> {
+        let turn = tokio::time::timeout_at(until, self.next(kept, failed)).await.ok()?;
+        // A probe at the very end would only make the client wait for longer.
+        (Instant::now() < until).then_some(turn)
+    }
+
+    async fn next(&self, kept: Option<Turn>, failed: u32) -> Turn {
+        let mut is_cold = self.is_cold.subscribe();
+        let permit = match kept {
+            Some(Turn::Probe(permit)) => Some(permit),
+            _ => tokio::select! {
+                biased;
+                // The sender lives as long as `self`.
+                _ = is_cold.wait_for(|is_cold| !is_cold) => None,
+                permit = Arc::clone(&self.probe).acquire_owned() => permit.ok(),
+            },
+        };
+        match permit {
+            Some(permit) if self.is_cold() => {
+                if failed > 0 {
+                    tokio::time::sleep(BACKOFF.delay(failed)).await;
+                }
+                Turn::Probe(permit)
+            }
+            _ => Turn::Open,
+        }
+    }
+}
+
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_probes_and_the_others_wait_for_it() {
+        let room = Arc::new(ColdStart::new(Duration::from_secs(30)));
+        assert!(room.cooled());
+        assert!(!room.cooled(), "only the first one to say so");
+        let probe = room.turn(None, 1, soon()).await;
+        assert!(matches!(probe, Some(Turn::Probe(_))));
+        let waiting: Vec<_> = (0..50)
+            .map(|_| {
+                let room = Arc::clone(&room);
+                tokio::spawn(async move { room.turn(None, 1, soon()).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(waiting.iter().all(|task| !task.is_finished()));
+
+        room.warmed();
+        for task in waiting {
+            assert!(matches!(task.await.unwrap(), Some(Turn::Open)));
+        }
+        assert!(matches!(room.turn(probe, 1, soon()).await, Some(Turn::Open) | Some(Turn::Probe(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_hands_the_probe_on() {
+        let room = Arc::new(ColdStart::new(Duration::from_secs(30)));
+        room.cooled();
+        let probe = room.turn(None, 1, soon()).await;
+        let next = tokio::spawn({
+            let room = Arc::clone(&room);
+            async move { room.turn(None, 1, soon()).await }
+        });
+        drop(probe);
+        assert!(matches!(next.await.unwrap(), Some(Turn::Probe(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_hold_ends() {
+        let room = ColdStart::new(Duration::from_secs(30));
+        room.cooled();
+        let _probe = room.turn(None, 1, soon()).await;
+        let begun = Instant::now();
+        assert!(room.turn(None, 1, begun + Duration::from_secs(3)).await.is_none());
+        assert_eq!(begun.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_waits_the_longer_the_more_have_failed() {
+        let room = ColdStart::new(Duration::from_secs(30));
+        room.cooled();
+        let mut probe = None;
+        for (failed, longest) in [(1, 100), (2, 200), (3, 400), (9, 2000)] {
+            let begun = Instant::now();
+            probe = room.turn(probe, failed, soon()).await;
+            let waited = begun.elapsed();
+            assert!(
+                waited >= Duration::from_millis(longest / 2) && waited <= Duration::from_millis(longest + 2)
+            );
+        }
+    }
+}
