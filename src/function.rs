@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::platforms::Target;
+use crate::policy::Policy;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
 use crate::values::ByteSize;
@@ -17,6 +18,7 @@ pub struct Function {
     pub metrics: Arc<RouteMetrics>,
     /// The largest request body of this route, where the file names one.
     pub max_request: Option<ByteSize>,
+    pub policy: Policy,
 }
 
 impl Function {

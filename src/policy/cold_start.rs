@@ -3,10 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::Backoff;
+use crate::diag::Scope;
+use crate::values::{Written, parse_duration};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// The longest time a request is held
+    pub hold: Written,
+}
+
+pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<ColdStart> {
+    let Raw { hold } = raw;
+    let scope = scope.key("hold");
+    let hold = scope.accept(parse_duration(&hold))?;
+    if hold.is_zero() || hold > LONGEST_HOLD {
+        scope.reject_with(format!("`hold` is {} ms", hold.as_millis()), "1 ms to 15 minutes");
+        return None;
+    }
+    Some(ColdStart::new(hold))
+}
 
 /// A route's waiting room.
 #[derive(Debug)]
@@ -78,6 +100,8 @@ impl ColdStart {
     }
 }
 
+/// No platform takes longer to start a function than it lets one run.
+const LONGEST_HOLD: Duration = Duration::from_secs(900);
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
 #[cfg(test)]

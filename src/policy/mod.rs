@@ -6,4 +6,31 @@ mod backoff;
 pub mod cold_start;
 pub mod retry;
 
-pub use backoff::Backoff;
+pub use self::backoff::Backoff;
+use self::cold_start::ColdStart;
+use self::retry::Retry;
+use crate::diag::Scope;
+
+/// What a route says about calls that fail.
+#[derive(Debug, Default)]
+pub struct Policy {
+    pub retry: Option<Retry>,
+    pub cold_start: Option<ColdStart>,
+}
+
+/// Compiles a route's keys. `scope` stands at the route.
+pub fn compile(
+    retry: Option<retry::Raw>,
+    cold_start: Option<cold_start::Raw>,
+    scope: &Scope<'_>,
+) -> Option<Policy> {
+    let retry = match retry {
+        Some(raw) => retry::compile(raw, &scope.key("retry")).map(Some),
+        None => Some(None),
+    };
+    let cold_start = match cold_start {
+        Some(raw) => cold_start::compile(raw, &scope.key("cold_start")).map(Some),
+        None => Some(None),
+    };
+    Some(Policy { retry: retry?, cold_start: cold_start? })
+}

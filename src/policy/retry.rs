@@ -6,7 +6,90 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use super::Backoff;
+use crate::diag::{Invalid, Scope, did_you_mean};
+use crate::values::Written;
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// The most attempts of one request, the first one included (default 2)
+    #[schemars(range(min = 2, max = 10))]
+    pub attempts: Option<u32>,
+    /// What is tried again: `connect`, `reused`, `reset`, `timeout`, or one of the statuses 429, 502, 503, 504 (default: connect, reused)
+    #[schemars(length(min = 1))]
+    pub on: Option<Vec<Written>>,
+    /// Which methods: the `idempotent` ones (default), or `any`
+    pub methods: Option<RawMethods>,
+    /// The share of the last seconds' requests that may be tried again (default 20%)
+    pub budget: Option<Written>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawMethods {
+    Idempotent,
+    Any,
+}
+
+pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Retry> {
+    let Raw { attempts, on, methods, budget } = raw;
+    let conditions = scope.key("on");
+    let on: Vec<_> = match on {
+        None => vec![Some(Condition::Connect), Some(Condition::Reused)],
+        Some(on) => {
+            let parse =
+                |(i, written): (usize, &Written)| conditions.index(i).accept(parse_condition(written));
+            on.iter().enumerate().map(parse).collect()
+        }
+    };
+    let percent = match budget {
+        None => Some(BUDGET),
+        Some(written) => scope.key("budget").accept(parse_percent(&written)),
+    };
+    Some(Retry {
+        attempts: attempts.unwrap_or(ATTEMPTS),
+        on: on.into_iter().collect::<Option<_>>()?,
+        methods: match methods.unwrap_or(RawMethods::Idempotent) {
+            RawMethods::Idempotent => Methods::Idempotent,
+            RawMethods::Any => Methods::Any,
+        },
+        budget: Budget::new(percent?, Instant::now()),
+    })
+}
+
+fn parse_condition(written: &Written) -> Result<Condition, Invalid> {
+    let text = written.to_string();
+    let known = ["connect", "reused", "reset", "timeout", "429", "502", "503", "504"];
+    let condition = match text.as_str() {
+        "connect" => Condition::Connect,
+        "reused" => Condition::Reused,
+        "reset" => Condition::Reset,
+        "timeout" => Condition::Timeout,
+        "429" | "502" | "503" | "504" => Condition::Status(text.parse().unwrap_or_default()),
+        _ => {
+            let invalid = Invalid::new(format!("`{text}` is nothing that can be tried again"));
+            return Err(match did_you_mean(&text, known) {
+                Some(known) => invalid.hint(format!("did you mean `{known}`?")),
+                None => {
+                    invalid.hint(format!("one of {}", known.map(|known| format!("`{known}`")).join(", ")))
+                }
+            });
+        }
+    };
+    Ok(condition)
+}
+
+fn parse_percent(written: &Written) -> Result<u32, Invalid> {
+    let text = written.to_string();
+    let number = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+    number
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| Invalid::new(format!("`{text}` is not a share")).hint("1% to 100%"))
+}
 
 /// What a route says about trying again.
 #[derive(Debug)]
@@ -123,6 +206,8 @@ impl Budget {
     }
 }
 
+const ATTEMPTS: u32 = 2;
+const BUDGET: u32 = 20;
 /// Seconds.
 const WINDOW: usize = 10;
 /// With few requests, a share of them would be none.
