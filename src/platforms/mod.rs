@@ -77,6 +77,11 @@ pub enum Verdict {
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
 
+    /// Whether the platform says that the function is not there yet, and has not seen the call.
+    fn is_not_ready(&self, _: &ResponseHeader) -> bool {
+        false
+    }
+
     /// Makes the function's head the client's. An `Err` is answered in its place.
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
 
@@ -205,6 +210,13 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
+        }
+    }
+
+    fn is_not_ready(&self, resp: &ResponseHeader) -> bool {
+        match self {
+            StreamedTarget::Http(target) => target.is_not_ready(resp),
+            StreamedTarget::OpenFunction(target) => target.is_not_ready(resp),
         }
     }
 

@@ -18,6 +18,13 @@ pub struct Policy {
     pub cold_start: Option<ColdStart>,
 }
 
+impl Policy {
+    /// Whether it asks for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.retry.is_none() && self.cold_start.is_none()
+    }
+}
+
 /// Compiles a route's keys. `scope` stands at the route.
 pub fn compile(
     retry: Option<retry::Raw>,

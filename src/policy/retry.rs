@@ -126,8 +126,9 @@ pub enum Methods {
 impl Retry {
     /// Whether one more attempt is allowed after `made` of them; takes it from the budget if so.
     pub fn allows(&self, what: Condition, is_idempotent: bool, made: u32, now: Instant) -> bool {
-        // What was never sent may be repeated, whatever it is.
-        let is_safe = what == Condition::Connect || is_idempotent || self.methods == Methods::Any;
+        // What was never sent, or turned away at the door, may be repeated whatever it is.
+        let was_not_run = matches!(what, Condition::Connect | Condition::Status(429));
+        let is_safe = was_not_run || is_idempotent || self.methods == Methods::Any;
         made < self.attempts && is_safe && self.on.contains(&what) && self.budget.take(now)
     }
 
