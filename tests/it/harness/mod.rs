@@ -10,6 +10,7 @@ mod scrape;
 
 // The functions behind it.
 mod exchange;
+mod framework;
 mod journal;
 mod origin;
 mod unreachable;
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
 pub(crate) use command::{check, run, run_with};
 pub(crate) use exchange::{Exchange, Reply};
+pub(crate) use framework::Framework;
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;
 pub(crate) use journal::Recorded;
