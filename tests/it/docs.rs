@@ -241,6 +241,7 @@ fn exposed() -> String {
     route.retried(Retry::Connect);
     route.dialled(Duration::ZERO);
     route.first_byte(Duration::ZERO);
+    route.held_cold(Duration::ZERO);
     metrics.render()
 }
 
