@@ -40,6 +40,8 @@ pub enum GatewayError {
     FunctionError,
     /// There is no credential to call the function with, or none that is still valid.
     NoCredential,
+    /// The function was not there for as long as its route lets a request wait.
+    ColdStart,
     Overloaded,
     Draining,
     ClientGone,
@@ -99,7 +101,7 @@ impl GatewayError {
                 StatusCode::BAD_GATEWAY
             }
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
+            ColdStart | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
             Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -128,6 +130,7 @@ impl GatewayError {
             BadEnvelope(_) => "bad_envelope",
             FunctionError => FUNCTION_ERROR,
             NoCredential => "no_credential",
+            ColdStart => "cold_start",
             Overloaded => "overloaded",
             Draining => "draining",
             ClientGone => "client_gone",
@@ -141,7 +144,9 @@ impl GatewayError {
             NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadPath | BodyTooLarge | HeadersTooLarge
             | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
-            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError => Blame::Upstream,
+            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | ColdStart => {
+                Blame::Upstream
+            }
             NoCredential | Overloaded | Draining | Internal => Blame::Gateway,
         }
     }
@@ -171,6 +176,7 @@ impl GatewayError {
             BadEnvelope(reason) => reason,
             FunctionError => "the function failed",
             NoCredential => "the gateway has no valid credential for the function",
+            ColdStart => "the function has not started yet",
             Overloaded => "the gateway is at its limit",
             Draining => "the gateway is shutting down",
             ClientGone => "the client closed the connection",
@@ -180,7 +186,8 @@ impl GatewayError {
 
     /// Seconds after which a client may try again; only for refusals that are the gateway's own decision.
     pub fn retry_after(&self) -> Option<u32> {
-        matches!(self, GatewayError::Overloaded | GatewayError::Draining).then_some(1)
+        matches!(self, GatewayError::ColdStart | GatewayError::Overloaded | GatewayError::Draining)
+            .then_some(1)
     }
 }
 

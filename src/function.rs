@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pingora::http::RequestHeader;
 
 use crate::platforms::{Streamed, Target};
+use crate::policy::Policy;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
 use crate::values::ByteSize;
@@ -19,6 +20,7 @@ pub struct Function {
     pub metrics: Arc<RouteMetrics>,
     /// The largest request body of this route, where the file names one.
     pub max_request: Option<ByteSize>,
+    pub policy: Policy,
 }
 
 impl Function {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
+use crate::policy::Policy;
 use crate::routing::{Matcher, RouteTable};
 use crate::telemetry::Metrics;
 use crate::tls::Identity;
@@ -31,6 +32,7 @@ pub struct Plan {
 pub struct Route {
     pub name: String,
     pub matcher: Matcher,
+    pub policy: Policy,
     pub function: platforms::Compiled,
 }
 
@@ -96,7 +98,7 @@ impl Snapshot {
             .flat_map(|snapshot| snapshot.routes.values())
             .map(|function| (function.route.as_str(), function))
             .collect();
-        let routes = plan.routes.into_iter().map(|Route { name, matcher, function }| {
+        let routes = plan.routes.into_iter().map(|Route { name, matcher, policy, function }| {
             let platforms::Compiled { platform, target, terms, max_request } = function;
             let metrics = metrics.route(&name, platform);
             let upstream = match known.get(name.as_str()) {
@@ -112,7 +114,10 @@ impl Snapshot {
                     Arc::new(OpenConnections(Arc::clone(&metrics))),
                 )),
             };
-            (matcher, Arc::new(Function { route: name, platform, target, upstream, metrics, max_request }))
+            (
+                matcher,
+                Arc::new(Function { route: name, platform, target, upstream, metrics, max_request, policy }),
+            )
         });
         let routes = RouteTable::build(routes);
         metrics.retain(&routes.values().map(|function| function.route.as_str()).collect::<HashSet<_>>());
