@@ -44,6 +44,7 @@ pub struct Settings {
     pub admin: Admin,
     pub shutdown_grace: Duration,
     pub trusted_proxies: Vec<IpNet>,
+    pub deny_addresses: Arc<[IpNet]>,
     pub access_log: AccessLog,
     pub limits: Limits,
 }
@@ -99,7 +100,8 @@ impl Snapshot {
             .map(|function| (function.route.as_str(), function))
             .collect();
         let routes = plan.routes.into_iter().map(|Route { name, matcher, policy, function }| {
-            let platforms::Compiled { platform, target, terms, max_request } = function;
+            let platforms::Compiled { platform, target, mut terms, max_request } = function;
+            terms.denied = Arc::clone(&plan.settings.deny_addresses);
             let metrics = metrics.route(&name, platform);
             let upstream = match known.get(name.as_str()) {
                 // Another platform means other counters, and the upstream counts its connections on them.

@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use pingora::protocols::{ALPN, TcpKeepalive};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Tracer, Tracing};
 
 use self::endpoint::Address;
+pub use self::endpoint::is_denied;
 use self::resolve::Resolver;
 use self::slots::Slot;
 use crate::error::GatewayError;
@@ -42,6 +44,8 @@ pub struct Terms {
     pub deadline: Option<Duration>,
     pub keepalive: Keepalive,
     pub protocol: Protocol,
+    /// No function is at one of these, whatever its name resolves to.
+    pub denied: Arc<[IpNet]>,
     /// Tells credentials apart without showing them; requests with different ones never share a connection.
     pub credential: Option<u64>,
 }
@@ -135,8 +139,11 @@ impl Upstream {
             // HTTP/2 shares one connection, which slots would prevent.
             _ => 0,
         };
-        let endpoints =
-            terms.endpoints.iter().map(|e| endpoint::Endpoint::new(&e.address, pool, resolver)).collect();
+        let endpoints = terms
+            .endpoints
+            .iter()
+            .map(|e| endpoint::Endpoint::new(&e.address, pool, resolver, Arc::clone(&terms.denied)))
+            .collect();
         Upstream {
             schedule: schedule(&terms.endpoints),
             endpoints,
