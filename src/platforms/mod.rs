@@ -4,8 +4,10 @@
 //! sockets, resolves names, logs, counts or reads the clock: what it needs arrives in [`Call`].
 
 pub mod connection;
+pub mod envelope;
 pub mod head;
 pub mod http;
+pub mod media;
 pub mod openfunction;
 pub mod openwhisk;
 pub mod template;
