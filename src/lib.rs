@@ -9,6 +9,7 @@ pub mod secrets;
 pub mod uri;
 pub mod values;
 
+pub mod aws;
 pub mod downstream;
 pub mod telemetry;
 pub mod tls;

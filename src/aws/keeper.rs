@@ -1,0 +1,194 @@
+//! `Keeper`: credentials of one source, fetched in the background ahead of their expiry; no request ever fetches.
+//!
+//! When a renewal fails, those in use stay in use for as long as they are valid.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwapOption;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::SetOnce;
+use tokio::task::AbortHandle;
+
+use super::lookup::http_client;
+use super::{Credentials, Lookup, Source};
+use crate::error::GatewayError;
+
+/// Shared by everything that signs with the same source, also across reloads; its task ends with the last of them.
+#[derive(Debug)]
+pub struct Keeper {
+    kept: Arc<Kept>,
+    /// `None` for keys that stand in the configuration.
+    task: Option<AbortHandle>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    current: ArcSwapOption<Credentials>,
+    /// Set once the source has been asked for the first time.
+    asked: SetOnce<()>,
+}
+
+impl Keeper {
+    /// The keeper of this source; fetching begins with the first caller.
+    pub fn of(source: &Source, runtime: &tokio::runtime::Handle) -> Arc<Self> {
+        static KEEPERS: LazyLock<Mutex<HashMap<Lookup, Weak<Keeper>>>> = LazyLock::new(Mutex::default);
+        let lookup = match source {
+            Source::Keys(credentials) => return Arc::new(Keeper::of_keys(credentials.clone())),
+            Source::Lookup(lookup) => lookup,
+        };
+        let mut keepers = KEEPERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeper) = keepers.get(lookup).and_then(Weak::upgrade) {
+            return keeper;
+        }
+        let kept = Arc::new(Kept::default());
+        let fetching = keep(Arc::clone(&kept), lookup.clone());
+        let keeper = Arc::new(Keeper { kept, task: Some(runtime.spawn(fetching).abort_handle()) });
+        keepers.retain(|_, keeper| keeper.strong_count() > 0);
+        keepers.insert(lookup.clone(), Arc::downgrade(&keeper));
+        keeper
+    }
+
+    fn of_keys(credentials: Credentials) -> Self {
+        let current = ArcSwapOption::from_pointee(credentials);
+        Keeper { kept: Arc::new(Kept { current, asked: SetOnce::new_with(Some(())) }), task: None }
+    }
+
+    /// The credentials to sign with now; `None` before the first were found, and when all have expired.
+    pub fn current(&self) -> Option<Arc<Credentials>> {
+        self.kept.current.load_full()
+    }
+
+    /// As [`current`](Self::current); but while the source has never been asked, waits for it, at most for `patience`.
+    pub async fn ready(&self, patience: Duration) -> Result<Arc<Credentials>, GatewayError> {
+        if let Some(credentials) = self.current() {
+            return Ok(credentials);
+        }
+        let _ = tokio::time::timeout(patience, self.kept.asked.wait()).await;
+        self.current().ok_or(GatewayError::NoCredentials)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn keep(kept: Arc<Kept>, lookup: Lookup) -> Infallible {
+    let client = http_client();
+    kept.renew(&lookup.to_string(), || async { Ok(lookup.fetch(&client).await?) }).await
+}
+
+impl Kept {
+    /// Fetches again and again, in good time before what it has expires.
+    async fn renew<F>(&self, name: &str, fetch: impl Fn() -> F) -> Infallible
+    where
+        F: Future<Output = anyhow::Result<Credentials>>,
+    {
+        let mut failures = 0;
+        loop {
+            let pause = match valid(fetch()).await {
+                Ok((credentials, left)) => {
+                    if failures > 0 {
+                        log::info!("AWS credentials ({name}): the source answers again");
+                    }
+                    failures = 0;
+                    self.publish(name, credentials);
+                    left.map_or(UNDATED_LIFE, renewal)
+                }
+                Err(e) => {
+                    failures += 1;
+                    self.failed(name, failures, &e)
+                }
+            };
+            // The second caller of `set` is told that it is late, which is no news.
+            let _ = self.asked.set(());
+            tokio::time::sleep(pause.max(SHORTEST_PAUSE)).await;
+        }
+    }
+
+    fn publish(&self, name: &str, credentials: Credentials) {
+        let known = self.current.swap(Some(Arc::new(credentials.clone())));
+        let is_news = known.is_none_or(|known| {
+            known.digest() != credentials.digest() || known.expiry() != credentials.expiry()
+        });
+        if is_news {
+            let expiry = credentials.expiry().map_or("never".to_owned(), written);
+            log::info!("AWS credentials ({name}) found: {}, expiry {expiry}", credentials.place());
+        }
+    }
+
+    /// When to try again. What has expired is no longer offered.
+    fn failed(&self, name: &str, failures: u32, error: &anyhow::Error) -> Duration {
+        let retry = FIRST_RETRY.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(LONGEST_RETRY);
+        let retry = retry.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let Some(known) = self.current.load_full() else {
+            if failures == 1 {
+                log::warn!("AWS credentials ({name}) are not found: {error:#}");
+            }
+            return retry;
+        };
+        match known.expiry().map(remaining) {
+            Some(None) => {
+                log::error!("AWS credentials ({name}) have expired and cannot be renewed: {error:#}");
+                self.current.store(None);
+                retry
+            }
+            left => {
+                if failures == 1 {
+                    log::warn!(
+                        "AWS credentials ({name}) cannot be renewed; those known stay in use: {error:#}"
+                    );
+                }
+                left.flatten().map_or(retry, |left| retry.min(left))
+            }
+        }
+    }
+}
+
+/// What comes of it in time and is valid now, and for how much longer.
+async fn valid(
+    fetching: impl Future<Output = anyhow::Result<Credentials>>,
+) -> anyhow::Result<(Credentials, Option<Duration>)> {
+    let credentials = tokio::time::timeout(LONGEST_FETCH, fetching).await.context("no answer")??;
+    let Some(expiry) = credentials.expiry() else { return Ok((credentials, None)) };
+    let Some(left) = remaining(expiry) else {
+        bail!("the source offers such as expired at {}", written(expiry))
+    };
+    Ok((credentials, Some(left)))
+}
+
+/// How long to wait before credentials that are valid for `left` are renewed: until a quarter of an hour before they expire, less
+/// up to a third of that, so that not all gateways come at once. Short lives are renewed in their last quarter.
+fn renewal(left: Duration) -> Duration {
+    let ahead = (left / 4).min(LONGEST_AHEAD);
+    left - ahead.mul_f64(1.0 - fastrand::f64() / 3.0)
+}
+
+fn remaining(expiry: SystemTime) -> Option<Duration> {
+    expiry.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero())
+}
+
+fn written(moment: SystemTime) -> String {
+    let moment = OffsetDateTime::from(moment).replace_nanosecond(0).ok();
+    moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+const LONGEST_AHEAD: Duration = Duration::from_secs(15 * 60);
+/// Also how soon a file is seen that was changed.
+const UNDATED_LIFE: Duration = Duration::from_secs(60);
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// The metadata service and the token service are asked several times within it.
+const LONGEST_FETCH: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;
