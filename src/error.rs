@@ -99,7 +99,7 @@ impl GatewayError {
                 StatusCode::BAD_GATEWAY
             }
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
-            NoCredentials | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
             Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -69,7 +69,7 @@ impl Keeper {
             return Ok(credentials);
         }
         let _ = tokio::time::timeout(patience, self.kept.asked.wait()).await;
-        self.current().ok_or(GatewayError::NoCredentials)
+        self.current().ok_or(GatewayError::NoCredential)
     }
 }
 

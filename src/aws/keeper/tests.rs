@@ -165,10 +165,10 @@ async fn where_nothing_is_found_nobody_waits_twice() {
     let directory = tempfile::tempdir().unwrap();
     let keeper = Keeper::of(&profile(&directory.path().join("missing")), &Handle::current());
     let refused = keeper.ready(Duration::from_secs(10)).await.unwrap_err();
-    assert_eq!(refused, GatewayError::NoCredentials);
+    assert_eq!(refused, GatewayError::NoCredential);
     // The source has answered, so an hour's patience is not used.
     let refused = timeout(Duration::from_secs(10), keeper.ready(HOUR)).await.unwrap();
-    assert_eq!(refused.unwrap_err().status(), 503);
+    assert_eq!(refused.unwrap_err(), GatewayError::NoCredential);
 }
 
 #[tokio::test]
