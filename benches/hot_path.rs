@@ -16,11 +16,12 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use fngate::config;
 use fngate::downstream::RequestId;
 use fngate::platforms::template::Parameters;
-use fngate::platforms::{Buffered, BufferedTarget, Call, Streamed, StreamedTarget, Target};
+use fngate::platforms::{Buffered, BufferedTarget, Call, Origin, Streamed, StreamedTarget, Target};
 use fngate::routing::{Matcher, Outcome, RouteTable};
 use fngate::snapshot::Plan;
 use fngate::telemetry::{AccessLog, Entry, Sink};
 use fngate::uri::check_path;
+use fngate::values::Scheme;
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -255,6 +256,7 @@ fn call() -> Call<'static> {
         parameters: Parameters::default(),
         query: Some("a=1&b=2"),
         path: "/hello/some/suffix",
+        origin: Origin { scheme: Scheme::Http, authority: "api.example.com" },
         request_id: "0123456789abcdef0123456789abcdef",
         client: LOCALHOST,
     }

@@ -5,7 +5,7 @@
 use super::Refusal;
 
 /// `host`, `host:port` or `[v6]:port`. Userinfo, lists, escapes and paths are no authority of ours.
-pub(super) fn authority_is_valid(authority: &[u8]) -> bool {
+pub fn authority_is_valid(authority: &[u8]) -> bool {
     let (host, port) = match authority {
         [b'[', rest @ ..] => {
             let Some(end) = rest.iter().position(|&byte| byte == b']') else { return false };

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 pub use accept::Front;
 pub use answer::RequestId;
+pub use grammar::authority_is_valid;
 pub use head::{HeadLimits, check_http2};
 pub use wire::Wire;
 

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pingora::http::RequestHeader;
+use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
+use super::body::Body;
 use super::limits::InFlight;
+use super::{entrance, forward};
 use crate::downstream::RequestId;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
@@ -42,6 +44,8 @@ pub struct RequestCtx {
     pub(super) held: Option<Held>,
     /// 101 was answered: what follows is no body.
     pub(super) is_tunnel: bool,
+    /// The answer's body, where the platform wants something of it.
+    pub(super) body: Option<Box<Body>>,
     pub(super) activation_id: Option<String>,
 }
 
@@ -90,6 +94,7 @@ impl RequestCtx {
             in_flight: None,
             held: None,
             is_tunnel: false,
+            body: None,
             activation_id: None,
         }
     }
@@ -102,14 +107,17 @@ impl RequestCtx {
         self.route.as_ref().map(|route| &route.function)
     }
 
-    /// What a platform may know of the request with this head.
-    pub(super) fn call<'a>(&'a self, head: &'a RequestHeader) -> Call<'a> {
+    /// What a platform may know of the request.
+    pub(super) fn call<'a>(&'a self, session: &'a Session) -> Call<'a> {
+        let head = session.req_header();
         let path = head.uri.path();
+        let origin = forward::origin(head, entrance(session));
         Call {
             suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),
             parameters: Parameters::new(path, self.route.as_ref().map_or(&[], |route| &route.captures)),
             query: head.uri.query(),
             path,
+            origin: if self.peer_is_trusted { forward::origin_before(head, origin) } else { origin },
             request_id: self.request_id(),
             client: self.client,
         }

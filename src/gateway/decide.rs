@@ -62,10 +62,7 @@ impl Gateway {
 
 /// The route for this head.
 fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError> {
-    let host = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
-    };
+    let host = forward::authority(head);
     if host.is_empty() && head.version != http::Version::HTTP_10 {
         return Err(GatewayError::BadRequest("the Host header is missing"));
     }

@@ -38,7 +38,7 @@ pub(super) async fn run(
     let mut head = session.req_header().clone();
     // What a target makes of the client's fields, it makes of those that can be believed.
     forward::announce(&mut head, ctx, super::peer_address(session), super::entrance(session))?;
-    let sealed = target.seal(&ctx.call(session.req_header()), &mut head, body, SystemTime::now())?;
+    let sealed = target.seal(&ctx.call(session), &mut head, body, SystemTime::now())?;
     frame(&mut head, function, sealed.len())?;
 
     let answer = {
@@ -53,7 +53,7 @@ pub(super) async fn run(
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
     ctx.reported = notice_refusal(&mut resp, function);
-    let body = target.open(&ctx.call(session.req_header()), &mut resp, body)?;
+    let body = target.open(&ctx.call(session), &mut resp, body)?;
 
     finish_head(&mut resp, ctx).map_err(|_| GatewayError::Internal)?;
     if !matches!(resp.status.as_u16(), 204 | 304) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName};
 use http::request::Parts as ReqParts;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
@@ -10,7 +10,10 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr};
 
 use super::ctx::RequestCtx;
+use crate::downstream::authority_is_valid;
 use crate::error::GatewayError;
+use crate::platforms::Origin;
+use crate::values::Scheme;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -77,6 +80,35 @@ fn parse_address(entry: &[u8]) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
+/// The host that the client asked for, with its port if it named one; empty without any.
+pub(super) fn authority(head: &RequestHeader) -> &str {
+    match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+    }
+}
+
+/// How the peer reached this gateway.
+pub(super) fn origin(head: &RequestHeader, entrance: Entrance) -> Origin<'_> {
+    let scheme = if entrance.is_tls { Scheme::Https } else { Scheme::Http };
+    Origin { scheme, authority: authority(head) }
+}
+
+/// How the client reached the trusted proxy that is the peer, as far as the proxy says it. Of a list, the first entry counts.
+pub(super) fn origin_before<'a>(head: &'a RequestHeader, peers: Origin<'a>) -> Origin<'a> {
+    let said = |name| {
+        let list = head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        list.and_then(|list| list.split(',').next()).map(str::trim)
+    };
+    let scheme = match said(X_FORWARDED_PROTO) {
+        Some(said) if said.eq_ignore_ascii_case("https") => Scheme::Https,
+        Some(said) if said.eq_ignore_ascii_case("http") => Scheme::Http,
+        _ => peers.scheme,
+    };
+    let host = said(X_FORWARDED_HOST).filter(|host| authority_is_valid(host.as_bytes()));
+    Origin { scheme, authority: host.unwrap_or(peers.authority) }
+}
+
 /// An incoming request id is kept from trusted proxies only, and only if it is harmless.
 pub(super) fn accepted_request_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
@@ -128,7 +160,7 @@ fn set_forwarding(
         headers.insert(X_FORWARDED_PORT, HeaderValue::from(entrance.port));
     }
     if !keeps(headers, &X_FORWARDED_HOST) {
-        match headers.get(http::header::HOST).cloned() {
+        match headers.get(HOST).cloned() {
             Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
             None => drop(headers.remove(&X_FORWARDED_HOST)),
         }
@@ -250,6 +282,29 @@ mod tests {
         for text in ["0.0.0.0", "127.0.0.1", "10.20.99.100", "255.255.255.255", "2001:db8::5"] {
             assert_eq!(address_value(text.parse().unwrap()), text);
         }
+    }
+
+    #[test]
+    fn the_origin_is_the_peers_unless_a_trusted_proxy_says_another() {
+        let origin_of = |fields: &[(&'static str, &str)]| {
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            for (name, value) in fields {
+                head.append_header(*name, *value).unwrap();
+            }
+            let peers = origin(&head, Entrance { is_tls: false, port: 80 });
+            let clients = origin_before(&head, peers);
+            let text = |origin: Origin<'_>| format!("{:?} {}", origin.scheme, origin.authority);
+            (text(peers), text(clients))
+        };
+        let check = |fields: &[(&'static str, &str)], peers: &str, clients: &str| {
+            assert_eq!(origin_of(fields), (peers.to_owned(), clients.to_owned()), "{fields:?}");
+        };
+        check(&[], "Http ", "Http ");
+        check(&[("host", "in:8080")], "Http in:8080", "Http in:8080");
+        let said = [("host", "in"), ("x-forwarded-proto", "HTTPS, http"), ("x-forwarded-host", "out:1, in")];
+        check(&said, "Http in", "Https out:1");
+        let nonsense = [("host", "in"), ("x-forwarded-proto", "gopher"), ("x-forwarded-host", "a/\"b")];
+        check(&nonsense, "Http in", "Http in");
     }
 
     #[test]

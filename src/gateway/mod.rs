@@ -4,6 +4,7 @@
 //! `upstream_request_filter` rewrites; `fail_to_proxy` answers for what went wrong; `logging` writes the one line and counts.
 
 mod answer;
+mod body;
 mod ctx;
 mod decide;
 mod exchange;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -30,6 +31,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
 use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, notice_refusal};
+use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
 use self::limits::Load;
@@ -216,15 +218,27 @@ impl ProxyHttp for Gateway {
 
     fn upstream_response_body_filter(
         &self,
-        _: &mut Session,
-        _: &mut Option<Bytes>,
+        session: &mut Session,
+        piece: &mut Option<Bytes>,
         end: bool,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<Option<Duration>> {
         if end {
             ctx.upstream.end();
         }
+        if ctx.body.is_some() {
+            body::pass(session, ctx, piece, end).map_err(|error| ours(ctx, error))?;
+        }
         ctx.remaining().map(|_| None).map_err(|error| ours(ctx, error))
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _: &mut HeaderMap,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<()> {
+        body::end(session, ctx).map_err(|error| ours(ctx, error))
     }
 
     async fn response_filter(
@@ -245,21 +259,44 @@ impl ProxyHttp for Gateway {
         }
         let Some(function) = ctx.function() else { return Ok(()) };
         let mapped = match &function.target {
-            Target::Streamed(target) => target.map_response(&ctx.call(session.req_header()), resp),
+            Target::Streamed(target) => target.map_response(&ctx.call(session), resp),
             Target::Buffered(_) => Ok(Verdict::Answered),
         };
         let refused = notice_refusal(resp, function);
         let verdict = mapped.map_err(|error| ours(ctx, error))?;
-        ctx.reported = match verdict {
-            Verdict::Answered => refused,
-            Verdict::Failed(reported) => Some(refused.unwrap_or(reported)),
-        };
+        ctx.reported = refused;
+        match verdict {
+            Verdict::Answered => {}
+            Verdict::Failed(reported) => ctx.reported = refused.or(Some(reported)),
+            Verdict::InBody => ctx.body = Some(Box::new(Body::Shown(Start::new(resp.status)))),
+            Verdict::Rewritten { limit } => {
+                let held = Held::begin(limit, &session.req_header().method, resp);
+                let held = held.map_err(|error| ours(ctx, error))?;
+                ctx.body = held.map(|held| Box::new(Body::Held(held)));
+            }
+        }
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
         finish_head(resp, ctx)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        _: &mut HeaderMap,
+        ctx: &mut RequestCtx,
+    ) -> pingora::Result<Option<Bytes>> {
+        Ok(match ctx.body.take().map(|body| *body) {
+            // It is sent in place of the trailers, which were of the old body.
+            Some(Body::Made(body)) => Some(body),
+            other => {
+                ctx.body = other.map(Box::new);
+                None
+            }
+        })
     }
 
     fn error_while_proxy(
@@ -352,7 +389,7 @@ fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Resu
     let function = ctx.function().ok_or(GatewayError::Internal)?;
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
     forward::announce(req, ctx, peer_address(session), entrance(session))?;
-    target.rewrite_request(&ctx.call(session.req_header()), req)?;
+    target.rewrite_request(&ctx.call(session), req)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
     let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
     if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use pingora::proxy::Session;
 
-use super::Gateway;
 use super::ctx::RequestCtx;
+use super::{Gateway, body};
 use crate::downstream::{Observer, Refused};
 use crate::error::{GatewayError, Reported};
 use crate::telemetry::{AccessLog, End, Entry, Metrics};
@@ -21,7 +21,7 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
     let status = status(session, ctx);
     let reason = match &ctx.error {
         Some(error) => Some(error.code()),
-        None => ctx.reported.map(Reported::code),
+        None => ctx.reported.or_else(|| body::reported(ctx)).map(Reported::code),
     };
 
     let function = ctx.function();

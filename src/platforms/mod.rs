@@ -15,7 +15,7 @@ pub mod template;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use ::http::HeaderName;
+use ::http::{HeaderName, StatusCode};
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
@@ -25,7 +25,7 @@ use self::template::{Parameters, Route};
 use crate::diag::Scope;
 use crate::error::{GatewayError, Reported};
 use crate::upstream::Terms;
-use crate::values::ByteSize;
+use crate::values::{ByteSize, Scheme};
 
 /// What a platform may know of the request it serves, beyond the head itself.
 #[derive(Debug)]
@@ -38,8 +38,27 @@ pub struct Call<'a> {
     pub query: Option<&'a str>,
     /// The whole path as the client sent it.
     pub path: &'a str,
+    pub origin: Origin<'a>,
     pub request_id: &'a str,
     pub client: IpAddr,
+}
+
+impl<'a> Call<'a> {
+    /// The path up to the suffix, without the `/` that joins them: where the function begins for the client.
+    pub fn base(&self) -> &'a str {
+        match self.suffix.and_then(|suffix| self.path.strip_suffix(suffix)) {
+            Some(before) => before.strip_suffix('/').unwrap_or(before),
+            None => self.path,
+        }
+    }
+}
+
+/// How the client reaches this gateway, as far as it can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin<'a> {
+    pub scheme: Scheme,
+    /// A host with an optional port; empty when a client of HTTP/1.0 named none.
+    pub authority: &'a str,
 }
 
 /// What the head of a streamed answer says of the call.
@@ -49,14 +68,29 @@ pub enum Verdict {
     Answered,
     /// The call failed, by the platform's own account. The answer passes as it is.
     Failed(Reported),
+    /// What it means stands at the beginning of its body, which passes as it is: [`Streamed::read_body`] is asked.
+    InBody,
+    /// The body has to be changed: it is held, up to so many bytes, and goes through [`Streamed::map_body`]. Only a body that is
+    /// not encoded can be, so whoever wants this takes `Accept-Encoding` off the request.
+    Rewritten { limit: usize },
 }
 
-/// Bodies pass through untouched; only the heads are rewritten.
+/// Bodies pass through untouched; only the heads are rewritten, but for the answers whose [`Verdict`] says otherwise.
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
 
     /// Makes the function's head the client's. An `Err` is answered in its place.
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
+
+    /// What the start of a body says, after [`Verdict::InBody`]. At most some KiB of it are shown.
+    fn read_body(&self, _status: StatusCode, _start: &[u8]) -> Option<Reported> {
+        None
+    }
+
+    /// Makes the function's body the client's, after [`Verdict::Rewritten`]. An `Err` cuts the answer.
+    fn map_body(&self, _call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
+        Ok(body)
+    }
 }
 
 /// The whole request must be known before its first byte leaves: it is signed or wrapped.
@@ -116,6 +150,20 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
+        }
+    }
+
+    fn read_body(&self, status: StatusCode, start: &[u8]) -> Option<Reported> {
+        match self {
+            StreamedTarget::Http(target) => target.read_body(status, start),
+            StreamedTarget::OpenFunction(target) => target.read_body(status, start),
+        }
+    }
+
+    fn map_body(&self, call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
+        match self {
+            StreamedTarget::Http(target) => target.map_body(call, body),
+            StreamedTarget::OpenFunction(target) => target.map_body(call, body),
         }
     }
 }
@@ -218,8 +266,19 @@ pub(crate) mod tests {
             parameters: Parameters::default(),
             query: None,
             path: "/hello/x",
+            origin: Origin { scheme: Scheme::Http, authority: "api.example.com" },
             request_id: "req-1",
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
+    }
+
+    #[test]
+    fn a_function_begins_where_the_suffix_is_taken_off() {
+        let base = |path, suffix| Call { path, suffix, ..call() }.base();
+        assert_eq!(base("/hello", None), "/hello");
+        assert_eq!(base("/hello/", None), "/hello/");
+        assert_eq!(base("/hello/x/y", Some("x/y")), "/hello");
+        assert_eq!(base("/hello/", Some("")), "/hello");
+        assert_eq!(base("/x", Some("x")), "");
     }
 }
