@@ -1,8 +1,11 @@
-//! A bounded round trip for platforms that need the whole body, on Pingora's connector and pool.
+//! A round trip for platforms that need the whole request, on Pingora's connector and pool.
 //!
-//! The status of such an answer depends on its body, so it cannot pass through the proxy phases, which send the head first.
+//! It cannot pass through the proxy phases, which send the head first. The status of most answers depends on their body as well:
+//! they are collected, within a bound. The others are passed on as they come (`relay`).
 
-use std::time::SystemTime;
+mod relay;
+
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
@@ -20,12 +23,12 @@ use super::{Gateway, fault, forward, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
-use crate::platforms::{Buffered, BufferedTarget, Target};
+use crate::platforms::{Buffered, BufferedTarget, Reply, Target};
 use crate::telemetry::Retry;
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
 
-/// Calls the function and answers the client. An `Err` has not been told to the client yet.
+/// Calls the function and answers the client. An `Err` has not been told to the client yet, but its answer may have begun.
 pub(super) async fn run(
     gateway: &Gateway,
     session: &mut Session,
@@ -41,18 +44,31 @@ pub(super) async fn run(
     let sealed = target.seal(&ctx.call(session), &mut head, body, SystemTime::now())?;
     frame(&mut head, function, sealed.len())?;
 
-    let answer = {
-        let call = call(gateway, ctx, function, target, head, sealed);
-        tokio::select! {
-            answer = call => answer,
-            gone = client_leaves(session) => Err(gone),
-        }
-    };
-    ctx.upstream.end();
-    let (mut resp, body) = answer?;
+    let called = attended(session, call(gateway, ctx, function, head, sealed)).await;
+    let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end())?;
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
     ctx.reported = notice_refusal(&mut resp, function);
+    match target.reply(&resp) {
+        Reply::Collected => collect(gateway, session, ctx, target, resp, line).await,
+        Reply::Relayed => relay::run(gateway, session, ctx, target, resp, line).await,
+    }
+}
+
+/// Answers when all of the function's answer is there.
+async fn collect(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut RequestCtx,
+    target: &BufferedTarget,
+    mut resp: ResponseHeader,
+    mut line: Line,
+) -> Result<(), GatewayError> {
+    let body = in_time(ctx.remaining()?, line.read_all(target.limits().response));
+    let body = attended(session, body).await;
+    ctx.upstream.end();
+    let body = body?;
+    line.release(gateway).await;
     let body = target.open(&ctx.call(session), &mut resp, body)?;
 
     finish_head(&mut resp, ctx).map_err(|_| GatewayError::Internal)?;
@@ -102,16 +118,43 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     }
 }
 
+/// Does this for as long as the client is there.
+async fn attended<T>(
+    session: &mut Session,
+    work: impl Future<Output = Result<T, GatewayError>>,
+) -> Result<T, GatewayError> {
+    tokio::select! {
+        done = work => done,
+        gone = client_leaves(session) => Err(gone),
+    }
+}
+
+/// Does this within what is left of the call's deadline.
+async fn in_time<T, E: From<GatewayError>>(
+    left: Option<Duration>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match left {
+        None => work.await,
+        Some(left) => {
+            tokio::time::timeout(left, work).await.unwrap_or_else(|_| Err(GatewayError::Deadline.into()))
+        }
+    }
+}
+
 /// Resolves when the client closes its connection while it waits, or when the wire gives it up.
 async fn client_leaves(session: &mut Session) -> GatewayError {
     // The body was read to its end, so this only returns when the connection ends or misbehaves.
     match session.as_downstream_mut().read_body_or_idle(true).await {
         Ok(_) => GatewayError::ClientGone,
-        Err(_) => {
-            let refusal = Wire::of(session.as_downstream()).and_then(Wire::refusal);
-            refusal.map_or(GatewayError::ClientGone, fault::refused)
-        }
+        Err(_) => client_fault(session),
     }
+}
+
+/// Why the client's connection failed.
+fn client_fault(session: &Session) -> GatewayError {
+    let refusal = Wire::of(session.as_downstream()).and_then(Wire::refusal);
+    refusal.map_or(GatewayError::ClientGone, fault::refused)
 }
 
 fn frame(head: &mut RequestHeader, function: &Function, length: usize) -> Result<(), GatewayError> {
@@ -132,22 +175,14 @@ async fn call(
     gateway: &Gateway,
     ctx: &mut RequestCtx,
     function: &Function,
-    target: &BufferedTarget,
     head: RequestHeader,
     body: Bytes,
-) -> Result<(ResponseHeader, Bytes), GatewayError> {
+) -> Result<(ResponseHeader, Line), GatewayError> {
     loop {
         let remaining = ctx.remaining()?;
         let lease = ctx.upstream.begin(&function.upstream, Use::Exchange)?;
         let peer = function.upstream.peer(lease, Use::Exchange, remaining);
-        let attempt = attempt(gateway, ctx, function, &peer, target.limits().response, &head, &body);
-        let failure = match remaining {
-            None => attempt.await,
-            Some(left) => tokio::time::timeout(left, attempt)
-                .await
-                .unwrap_or(Err(Failure { error: GatewayError::Deadline, retry: None })),
-        };
-        match failure {
+        match in_time(remaining, attempt(gateway, ctx, function, peer, &head, &body)).await {
             Ok(answer) => return Ok(answer),
             Err(Failure { retry: Some(reason), .. }) if ctx.upstream.count < 2 => {
                 function.metrics.retried(reason)
@@ -173,12 +208,11 @@ async fn attempt(
     gateway: &Gateway,
     ctx: &mut RequestCtx,
     function: &Function,
-    peer: &HttpPeer,
-    limit: usize,
+    peer: Box<HttpPeer>,
     head: &RequestHeader,
     body: &Bytes,
-) -> Result<(ResponseHeader, Bytes), Failure> {
-    let connected = gateway.connector.get_http_session(peer).await;
+) -> Result<(ResponseHeader, Line), Failure> {
+    let connected = gateway.connector.get_http_session(&*peer).await;
     let (mut upstream, reused) = connected.map_err(|e| {
         ctx.upstream.not_connected();
         let retry = (function.upstream.address_count() > 1).then_some(Retry::Connect);
@@ -205,12 +239,7 @@ async fn attempt(
         (Err(unsent), Err(_)) => return Err(unsent.clone().into()),
         (_, head) => head?,
     };
-    let body = read_answer(&mut upstream, limit).await?;
-    // With half a request on it, the connection is of no use to another one.
-    if sent.is_ok() {
-        gateway.connector.release_http_session(upstream, peer, peer.options.idle_timeout).await;
-    }
-    Ok((resp, body))
+    Ok((resp, Line { upstream, peer, is_asked: sent.is_ok(), is_answered: false }))
 }
 
 async fn write_body(upstream: &mut HttpSession, body: &Bytes) -> Result<(), GatewayError> {
@@ -256,17 +285,44 @@ async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<R
     Err(GatewayError::UpstreamProtocol)
 }
 
-async fn read_answer(upstream: &mut HttpSession, limit: usize) -> Result<Bytes, GatewayError> {
-    let mut body = BytesMut::new();
-    while let Some(bytes) = upstream.read_response_body().await.map_err(explain)? {
-        if body.len() + bytes.len() > limit {
-            return Err(GatewayError::BadEnvelope(
-                "the function's answer is larger than this gateway accepts",
-            ));
-        }
-        body.extend_from_slice(&bytes);
+/// The connection that an answer's body is still to come on.
+struct Line {
+    upstream: HttpSession,
+    peer: Box<HttpPeer>,
+    /// The whole request is on it.
+    is_asked: bool,
+    /// The whole answer has come.
+    is_answered: bool,
+}
+
+impl Line {
+    /// The next piece of the body, if there is one.
+    async fn read(&mut self) -> Result<Option<Bytes>, GatewayError> {
+        let piece = self.upstream.read_response_body().await.map_err(explain)?;
+        self.is_answered = piece.is_none();
+        Ok(piece)
     }
-    Ok(body.freeze())
+
+    async fn read_all(&mut self, limit: usize) -> Result<Bytes, GatewayError> {
+        let mut body = BytesMut::new();
+        while let Some(bytes) = self.read().await? {
+            if body.len() + bytes.len() > limit {
+                return Err(GatewayError::BadEnvelope(
+                    "the function's answer is larger than this gateway accepts",
+                ));
+            }
+            body.extend_from_slice(&bytes);
+        }
+        Ok(body.freeze())
+    }
+
+    /// Gives the connection back to the pool. With half a message on it, it is of no use to another request.
+    async fn release(mut self, gateway: &Gateway) {
+        if self.is_asked && (self.is_answered || self.upstream.response_done()) {
+            let idle = self.peer.options.idle_timeout;
+            gateway.connector.release_http_session(self.upstream, &*self.peer, idle).await;
+        }
+    }
 }
 
 fn explain(mut error: Box<Error>) -> GatewayError {
@@ -278,4 +334,4 @@ fn explain(mut error: Box<Error>) -> GatewayError {
 }
 
 /// How long an answer is waited for that came before the end of the request, if it came.
-const EARLY_ANSWER: std::time::Duration = std::time::Duration::from_secs(1);
+const EARLY_ANSWER: Duration = Duration::from_secs(1);

@@ -110,6 +110,8 @@ impl ProxyHttp for Gateway {
         // Boxed, so that its large state is not part of this future, which every request creates and moves.
         match Box::pin(exchange::run(self, session, ctx, &function)).await {
             Ok(()) => Ok(true),
+            // A relayed answer broke off; `true` would make a good end of it.
+            Err(error) if has_begun(session) => Err(ours(ctx, error)),
             Err(error) => self.refuse(session, ctx, error).await,
         }
     }

@@ -109,8 +109,65 @@ pub trait Buffered {
         at: SystemTime,
     ) -> Result<Bytes, GatewayError>;
 
-    /// Turns the platform's answer into the client's; the caller sets the body's length.
+    /// How an answer with this head reaches the client.
+    fn reply(&self, _resp: &ResponseHeader) -> Reply {
+        Reply::Collected
+    }
+
+    /// Turns the platform's answer into the client's, after [`Reply::Collected`]; the caller sets the body's length.
     fn open(&self, call: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError>;
+
+    /// Makes the platform's head the client's, after [`Reply::Relayed`], and says how the body becomes the client's. A length that is
+    /// left in the head is that of the client's body; without one, the caller frames it. An `Err` is answered in its place.
+    fn relay(&self, _call: &Call<'_>, _resp: &mut ResponseHeader) -> Result<Relay, GatewayError> {
+        Err(GatewayError::Internal)
+    }
+}
+
+/// How an answer reaches the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// When all of it is there, within the limit.
+    Collected,
+    /// Piece by piece, as it comes.
+    Relayed,
+}
+
+/// How the body of a relayed answer becomes the client's.
+#[derive(Debug)]
+pub enum Relay {
+    /// It is the client's. The call may have failed nevertheless, by the platform's own account.
+    Untouched(Option<Reported>),
+}
+
+impl Relay {
+    /// What the head reports.
+    pub fn reported(&self) -> Option<Reported> {
+        match self {
+            Relay::Untouched(reported) => *reported,
+        }
+    }
+
+    /// Whether nothing of the body is needed to know the head.
+    pub fn knows_head(&self) -> bool {
+        match self {
+            Relay::Untouched(_) => true,
+        }
+    }
+
+    /// What these bytes of the answer give the client. The head may change until there is something.
+    pub fn push(&mut self, bytes: Bytes, _resp: &mut ResponseHeader) -> Result<Option<Bytes>, GatewayError> {
+        match self {
+            Relay::Untouched(_) => Ok(Some(bytes)),
+        }
+    }
+
+    /// After the last byte. An `Err` says that the answer was not complete, or that the function failed.
+    pub fn finish(&mut self, _resp: &mut ResponseHeader) -> Result<(), GatewayError> {
+        match self {
+            Relay::Untouched(_) => Ok(()),
+        }
+    }
 }
 
 /// The largest bodies a buffered target holds in memory.
@@ -196,6 +253,18 @@ impl Buffered for BufferedTarget {
     fn open(&self, call: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError> {
         match self {
             BufferedTarget::OpenWhisk(target) => target.open(call, resp, body),
+        }
+    }
+
+    fn reply(&self, resp: &ResponseHeader) -> Reply {
+        match self {
+            BufferedTarget::OpenWhisk(target) => target.reply(resp),
+        }
+    }
+
+    fn relay(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Relay, GatewayError> {
+        match self {
+            BufferedTarget::OpenWhisk(target) => target.relay(call, resp),
         }
     }
 }
