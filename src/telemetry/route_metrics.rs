@@ -182,7 +182,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 25] = [
+const FAILURE_CODES: [&str; 28] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -202,6 +202,9 @@ const FAILURE_CODES: [&str; 25] = [
     "bad_envelope",
     "function_error",
     "no_credential",
+    "no_function",
+    "throttled",
+    "platform_error",
     "overloaded",
     "draining",
     "client_gone",
@@ -393,7 +396,11 @@ mod tests {
             UpstreamProtocol => Some(BadEnvelope("x")),
             BadEnvelope(_) => Some(FunctionError),
             FunctionError => Some(NoCredential),
-            NoCredential => Some(Overloaded),
+            NoCredential => Some(CredentialRefused),
+            CredentialRefused => Some(NoFunction),
+            NoFunction => Some(Throttled(None)),
+            Throttled(_) => Some(PlatformError("x")),
+            PlatformError(_) => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),
             ClientGone => Some(Internal),

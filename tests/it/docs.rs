@@ -268,7 +268,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 23] = [
+const ERRORS: [GatewayError; 27] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -288,6 +288,10 @@ const ERRORS: [GatewayError; 23] = [
     GatewayError::BadEnvelope(""),
     GatewayError::FunctionError,
     GatewayError::NoCredential,
+    GatewayError::CredentialRefused,
+    GatewayError::NoFunction,
+    GatewayError::Throttled(None),
+    GatewayError::PlatformError(""),
     GatewayError::Overloaded,
     GatewayError::Draining,
     GatewayError::ClientGone,
