@@ -16,7 +16,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use fngate::config;
 use fngate::downstream::RequestId;
 use fngate::platforms::template::Parameters;
-use fngate::platforms::{Buffered, BufferedTarget, Call, Origin, Streamed, StreamedTarget, Target};
+use fngate::platforms::{Buffered, BufferedTarget, Call, Origin, Seal, Streamed, StreamedTarget, Target};
 use fngate::routing::{Matcher, Outcome, RouteTable};
 use fngate::snapshot::Plan;
 use fngate::telemetry::{AccessLog, Entry, Sink};
@@ -116,7 +116,16 @@ fn openwhisk(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched_ref(
                 || head.clone(),
-                |head| target.seal(&call(), head, input.clone(), SystemTime::now()).unwrap(),
+                |head| {
+                    target
+                        .seal(
+                            &call(),
+                            head,
+                            input.clone(),
+                            &Seal { at: SystemTime::now(), credentials: None },
+                        )
+                        .unwrap()
+                },
                 BatchSize::SmallInput,
             );
         });

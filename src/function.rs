@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::aws::Keeper;
 use crate::platforms::Target;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
@@ -17,6 +18,8 @@ pub struct Function {
     pub metrics: Arc<RouteMetrics>,
     /// The largest request body of this route, where the file names one.
     pub max_request: Option<ByteSize>,
+    /// Keeps the credentials fresh that requests are signed with.
+    pub credentials: Option<Arc<Keeper>>,
 }
 
 impl Function {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
+use crate::aws::Keeper;
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
 use crate::routing::{Matcher, RouteTable};
@@ -89,7 +91,9 @@ impl Snapshot {
             .map(|function| (function.route.as_str(), function))
             .collect();
         let routes = plan.routes.into_iter().map(|Route { name, matcher, function }| {
-            let platforms::Compiled { platform, target, terms, max_request } = function;
+            let platforms::Compiled { platform, target, terms, max_request, credentials } = function;
+            // The keeper of a source that was there before lives on.
+            let credentials = credentials.map(|source| Keeper::of(&source, &Handle::current()));
             let metrics = metrics.route(&name, platform);
             let upstream = match known.get(name.as_str()) {
                 // Another platform means other counters, and the upstream counts its connections on them.
@@ -104,7 +108,18 @@ impl Snapshot {
                     Arc::new(OpenConnections(Arc::clone(&metrics))),
                 )),
             };
-            (matcher, Arc::new(Function { route: name, platform, target, upstream, metrics, max_request }))
+            (
+                matcher,
+                Arc::new(Function {
+                    route: name,
+                    platform,
+                    target,
+                    upstream,
+                    metrics,
+                    max_request,
+                    credentials,
+                }),
+            )
         });
         let routes = RouteTable::build(routes);
         metrics.retain(&routes.values().map(|function| function.route.as_str()).collect::<HashSet<_>>());

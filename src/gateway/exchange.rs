@@ -23,7 +23,7 @@ use super::{Gateway, fault, forward, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
-use crate::platforms::{Buffered, BufferedTarget, Reply, Target};
+use crate::platforms::{Buffered, BufferedTarget, Reply, Seal, Target};
 use crate::telemetry::Retry;
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
@@ -41,7 +41,15 @@ pub(super) async fn run(
     let mut head = session.req_header().clone();
     // What a target makes of the client's fields, it makes of those that can be believed.
     forward::announce(&mut head, ctx, super::peer_address(session), super::entrance(session))?;
-    let sealed = target.seal(&ctx.call(session), &mut head, body, SystemTime::now())?;
+    let credentials = match &function.credentials {
+        Some(keeper) => {
+            let patience = function.upstream.terms().connect_timeout;
+            Some(attended(session, keeper.ready(patience)).await?)
+        }
+        None => None,
+    };
+    let with = Seal { at: SystemTime::now(), credentials: credentials.as_deref() };
+    let sealed = target.seal(&ctx.call(session), &mut head, body, &with)?;
     frame(&mut head, function, sealed.len())?;
 
     let called = attended(session, call(gateway, ctx, function, head, sealed)).await;

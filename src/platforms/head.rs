@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::{HeaderName, HeaderValue};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 
@@ -123,6 +123,18 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
     )
+}
+
+/// Leaves out what speaks of the client's connection only.
+pub fn strip_hop_by_hop(req: &mut RequestHeader) {
+    let nominated = nominated(req.headers.get_all(CONNECTION).iter());
+    let speaks_of_it = |name: &&HeaderName| {
+        is_hop_by_hop(name) || nominated.iter().any(|nominated| nominated == name.as_str())
+    };
+    let names: Vec<_> = req.headers.keys().filter(speaks_of_it).cloned().collect();
+    for name in names {
+        req.remove_header(&name);
+    }
 }
 
 /// The fields that a `Connection` header declares hop-by-hop, in lower case.

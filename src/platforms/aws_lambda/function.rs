@@ -59,10 +59,9 @@ impl Function {
         let name = Name::compile(name, check_name, names, &function);
         let qualifier = match (written, qualifier) {
             (Some(_), Some(_)) => {
-                scope.key("qualifier").reject_with(
-                    "`function` has a qualifier already",
-                    "leave one of them out",
-                );
+                scope
+                    .key("qualifier")
+                    .reject_with("`function` has a qualifier already", "leave one of them out");
                 return None;
             }
             (Some(written), None) => Some(Name::compile(written, check_qualifier, names, &function)?),
@@ -76,7 +75,10 @@ impl Function {
     }
 
     pub fn is_constant(&self) -> bool {
-        [Some(&self.name), self.qualifier.as_ref()].into_iter().flatten().all(|name| name.constant().is_some())
+        [Some(&self.name), self.qualifier.as_ref()]
+            .into_iter()
+            .flatten()
+            .all(|name| name.constant().is_some())
     }
 
     /// Appends `{function}/{operation}`, and the qualifier in the query.

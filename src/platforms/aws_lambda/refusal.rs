@@ -80,7 +80,9 @@ mod tests {
         check(429, &kind("TooManyRequestsException"), Some(GatewayError::Throttled(None)));
         check(429, &[("retry-after", "7")], Some(GatewayError::Throttled(Some(7))));
         check(429, &[("retry-after", "soon")], Some(GatewayError::Throttled(None)));
-        for name in ["InvalidRequestContentException", "InvalidRequestContentException:http://internal.amazon.com/"] {
+        for name in
+            ["InvalidRequestContentException", "InvalidRequestContentException:http://internal.amazon.com/"]
+        {
             let error = GatewayError::BadRequest("the function takes no such event");
             check(400, &kind(name), Some(error));
         }

@@ -21,7 +21,7 @@
 pub mod answer;
 pub mod input;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
@@ -35,7 +35,7 @@ use super::connection::{self, Base, Defaults, body_limit};
 use super::envelope::JSON;
 use super::head::{Host, basic_authorization, set_header, set_target};
 use super::template::{Name, Names, Parameters, Route};
-use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Target};
+use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Target};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::secrets;
@@ -134,7 +134,7 @@ impl Buffered for Action {
         call: &Call<'_>,
         req: &mut RequestHeader,
         body: Bytes,
-        _: SystemTime,
+        _: &Seal<'_>,
     ) -> Result<Bytes, GatewayError> {
         let body = match self.input {
             Input::Body => input::object(body)?,
@@ -247,6 +247,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         terms: connection.terms,
         // It holds the body itself, and bounds it.
         max_request: None,
+        credentials: None,
     })
 }
 

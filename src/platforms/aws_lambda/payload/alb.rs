@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::request::{Arguments, Asked};
+use super::request::{Arguments, Asked, last_values};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,17 +35,14 @@ struct Elb {
 }
 
 pub(super) fn event<'a>(asked: &'a Asked<'_>) -> Event<'a> {
-    let arguments = asked.arguments_as_sent().unwrap_or_default();
+    let arguments = asked.arguments_as_sent();
     Event {
         request_context: Context { elb: Elb { target_group_arn: "" } },
         http_method: asked.method,
         path: asked.path,
-        query_string_parameters: arguments
-            .iter()
-            .filter_map(|(name, values)| Some((name.clone(), values.last()?.clone())))
-            .collect(),
+        query_string_parameters: last_values(&arguments),
         multi_value_query_string_parameters: arguments,
-        headers: asked.headers.iter().filter_map(|(name, values)| Some((*name, values.last()?.clone()))).collect(),
+        headers: last_values(&asked.headers),
         multi_value_headers: &asked.headers,
         body: &asked.body.text,
         is_base64_encoded: asked.body.is_base64,

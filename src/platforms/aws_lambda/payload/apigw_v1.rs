@@ -16,7 +16,7 @@ pub(super) struct Event<'a> {
     resource: &'a str,
     path: &'a str,
     http_method: &'a str,
-    headers: IndexMap<&'a &'a str, &'a str>,
+    headers: IndexMap<&'a str, Cow<'a, str>>,
     multi_value_headers: &'a IndexMap<&'a str, Vec<Cow<'a, str>>>,
     query_string_parameters: Option<IndexMap<Cow<'a, str>, Cow<'a, str>>>,
     multi_value_query_string_parameters: Option<Arguments<'a>>,
@@ -52,8 +52,7 @@ struct Identity<'a> {
 }
 
 pub(super) fn event<'a>(asked: &'a Asked<'_>) -> Result<Event<'a>, GatewayError> {
-    let arguments = asked.arguments()?;
-    let last = |(name, values): (&Cow<'a, str>, &Vec<Cow<'a, str>>)| Some((name.clone(), values.last()?.clone()));
+    let arguments = Some(asked.arguments()?).filter(|arguments| !arguments.is_empty());
     Ok(Event {
         version: "1.0",
         resource: &asked.resource,
@@ -61,9 +60,7 @@ pub(super) fn event<'a>(asked: &'a Asked<'_>) -> Result<Event<'a>, GatewayError>
         http_method: asked.method,
         headers: last_values(&asked.headers),
         multi_value_headers: &asked.headers,
-        query_string_parameters: arguments
-            .as_ref()
-            .map(|arguments| arguments.iter().filter_map(last).collect()),
+        query_string_parameters: arguments.as_ref().map(last_values),
         multi_value_query_string_parameters: arguments,
         request_context: Context {
             api_id: "fngate",

@@ -19,8 +19,8 @@ pub(super) struct Event<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cookies: Vec<&'a str>,
     headers: IndexMap<&'a str, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    query_string_parameters: Option<IndexMap<Cow<'a, str>, String>>,
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    query_string_parameters: IndexMap<Cow<'a, str>, String>,
     request_context: Context<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_parameters: Option<&'a IndexMap<&'a str, Cow<'a, str>>>,
@@ -72,7 +72,9 @@ pub(super) fn event<'a>(asked: &'a Asked<'_>) -> Result<Event<'a>, GatewayError>
             .collect(),
         query_string_parameters: asked
             .arguments()?
-            .map(|arguments| arguments.into_iter().map(|(name, values)| (name, joined(&values))).collect()),
+            .into_iter()
+            .map(|(name, values)| (name, joined(&values)))
+            .collect(),
         request_context: Context {
             account_id: "anonymous",
             api_id: "fngate",

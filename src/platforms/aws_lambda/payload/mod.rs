@@ -20,8 +20,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use self::request::Asked;
 use self::returned::Returned;

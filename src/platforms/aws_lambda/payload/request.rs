@@ -1,6 +1,7 @@
 //! `Asked`: what the events tell of a request, whatever their form.
 
 use std::borrow::Cow;
+use std::hash::Hash;
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -88,37 +89,38 @@ impl<'a> Asked<'a> {
         self.host.split(['.', ':']).next().unwrap_or_default()
     }
 
-    /// The query's arguments in their order, decoded; `None` when there are none.
-    pub(super) fn arguments(&self) -> Result<Option<Arguments<'a>>, GatewayError> {
-        let decode = |text: &'a str| decode_component(text).map(Cow::Owned).ok_or(BAD_QUERY);
-        self.collect(decode)
+    /// The query's arguments in their order, decoded.
+    pub(super) fn arguments(&self) -> Result<Arguments<'a>, GatewayError> {
+        let decode = |text| decode_component(text).map(Cow::Owned).ok_or(BAD_QUERY);
+        let mut arguments = Arguments::new();
+        for (name, value) in self.pairs() {
+            arguments.entry(decode(name)?).or_default().push(decode(value)?);
+        }
+        Ok(arguments)
     }
 
     /// The same with their escapes, as they were sent.
-    pub(super) fn arguments_as_sent(&self) -> Option<Arguments<'a>> {
-        self.collect(|text| Ok::<_, std::convert::Infallible>(Cow::Borrowed(text))).unwrap_or_else(|e| match e {})
+    pub(super) fn arguments_as_sent(&self) -> Arguments<'a> {
+        let mut arguments = Arguments::new();
+        for (name, value) in self.pairs() {
+            arguments.entry(name.into()).or_default().push(value.into());
+        }
+        arguments
     }
 
-    fn collect<E>(
-        &self,
-        part: impl Fn(&'a str) -> Result<Cow<'a, str>, E>,
-    ) -> Result<Option<Arguments<'a>>, E> {
-        let mut arguments = Arguments::new();
-        for argument in self.query.split('&').filter(|argument| !argument.is_empty()) {
-            let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
-            arguments.entry(part(name)?).or_default().push(part(value)?);
-        }
-        Ok((!arguments.is_empty()).then_some(arguments))
+    fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let arguments = self.query.split('&').filter(|argument| !argument.is_empty());
+        arguments.map(|argument| argument.split_once('=').unwrap_or((argument, "")))
     }
 }
 
 pub(super) type Arguments<'a> = IndexMap<Cow<'a, str>, Vec<Cow<'a, str>>>;
 
 /// The last value of each name: what forms with one value per name hold.
-pub(super) fn last_values<'m, K: std::hash::Hash + Eq>(
-    map: &'m IndexMap<K, Vec<Cow<'_, str>>>,
-) -> IndexMap<&'m K, &'m str> {
-    map.iter().filter_map(|(name, values)| Some((name, values.last()?.as_ref()))).collect()
+pub(super) fn last_values<'a, K: Clone + Eq + Hash>(
+    values: &IndexMap<K, Vec<Cow<'a, str>>>,
+) -> IndexMap<K, Cow<'a, str>> {
+    values.iter().filter_map(|(name, values)| Some((name.clone(), values.last()?.clone()))).collect()
 }
 
 impl<'a> Body<'a> {

@@ -53,8 +53,8 @@ pub fn read_head(
     members: &Members<'_>,
     form: Form,
 ) -> Result<(StatusCode, Fields, Option<String>), GatewayError> {
-    let status = members.get("statusCode").map(|value| status_code(value)).transpose()?.ok_or(NO_STATUS)?;
-    let fields = |name| members.get(name).map_or(Ok(Vec::new()), |value| header_fields(value));
+    let status = members.get("statusCode").map(status_code).transpose()?.ok_or(NO_STATUS)?;
+    let fields = |name| members.get(name).map_or(Ok(Vec::new()), header_fields);
     let mut headers = match form {
         Form::ApigwV2 => fields("headers")?,
         Form::Raw | Form::ApigwV1 | Form::Alb => merged(fields("multiValueHeaders")?, fields("headers")?),
@@ -70,7 +70,7 @@ pub fn read_head(
         return Err(BAD_HEADERS);
     }
     let reason = match form {
-        Form::Alb => members.get("statusDescription").and_then(|value| phrase(value)),
+        Form::Alb => members.get("statusDescription").and_then(phrase),
         Form::Raw | Form::ApigwV1 | Form::ApigwV2 => None,
     };
     Ok((status, headers, reason))
@@ -102,12 +102,12 @@ pub(super) fn read(value: &Bytes, form: Form) -> Result<Returned, GatewayError> 
         (None, Form::Raw | Form::ApigwV1 | Form::Alb) => return Err(NOT_AN_OBJECT),
     };
     let (status, headers, reason) = read_head(&members, form)?;
-    let body = members.get("body").map_or(Ok(String::new()), |text| {
-        serde_json::from_str(text.get()).map_err(|_| BAD_BODY)
-    })?;
-    let is_base64 = members.get("isBase64Encoded").map_or(Ok(false), |value| {
-        serde_json::from_str(value.get()).map_err(|_| BAD_FLAG)
-    })?;
+    let body = members
+        .get("body")
+        .map_or(Ok(String::new()), |text| serde_json::from_str(text.get()).map_err(|_| BAD_BODY))?;
+    let is_base64 = members
+        .get("isBase64Encoded")
+        .map_or(Ok(false), |value| serde_json::from_str(value.get()).map_err(|_| BAD_FLAG))?;
     let body = if is_base64 { BASE64.decode(body).map_err(|_| NOT_BASE64)? } else { body.into_bytes() };
     Ok(Returned { answer: finish(status, headers, body.into(), default_type(form)), reason })
 }
@@ -143,7 +143,8 @@ const LONGEST_PHRASE: usize = 64;
 
 const NOT_AN_OBJECT: GatewayError = GatewayError::BadEnvelope("the function's answer is not an object");
 const NO_STATUS: GatewayError = GatewayError::BadEnvelope("the function's answer has no `statusCode`");
-const BAD_COOKIES: GatewayError = GatewayError::BadEnvelope("the function's `cookies` are not a list of cookies");
+const BAD_COOKIES: GatewayError =
+    GatewayError::BadEnvelope("the function's `cookies` are not a list of cookies");
 const BAD_FLAG: GatewayError =
     GatewayError::BadEnvelope("the function's `isBase64Encoded` is neither true nor false");
 const NOT_BASE64: GatewayError = GatewayError::BadEnvelope("the function's `body` is not base64");
