@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use fngate::aws::{Credentials, SigningScope, sign};
 use fngate::config;
 use fngate::downstream::RequestId;
 use fngate::platforms::template::Parameters;
@@ -21,7 +22,7 @@ use fngate::routing::{Matcher, Outcome, RouteTable};
 use fngate::snapshot::Plan;
 use fngate::telemetry::{AccessLog, Entry, Sink};
 use fngate::uri::check_path;
-use fngate::values::Scheme;
+use fngate::values::{Scheme, Secret};
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -169,6 +170,25 @@ fn action(input: &str) -> BufferedTarget {
     }
 }
 
+/// The body's digest is in it: that is what grows.
+fn aws_sign(c: &mut Criterion) {
+    let secret = |text: &str| Secret::new(text.to_owned());
+    let credentials = Credentials::new(&secret("AKIDEXAMPLE"), &secret("secret"), Some(&secret("token")));
+    let scope = SigningScope { region: "eu-west-1".to_owned(), service: "lambda".to_owned() };
+    let mut group = c.benchmark_group("aws_sign");
+    for size in [1 << 10, 1 << 20] {
+        let body = vec![b'x'; size];
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter_batched_ref(
+                || request("POST", "/default/hello?b=2&a=1"),
+                |head| sign(head, &body, &scope, &credentials, SystemTime::UNIX_EPOCH).unwrap(),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
 fn access_log(c: &mut Criterion) {
     let dropped = prometheus::IntCounter::new("dropped", "Lines that found no room.").unwrap();
     let log = AccessLog::start(&Sink::File("/dev/null".into()), dropped).unwrap();
@@ -276,6 +296,6 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 criterion_group!(
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = route_match, path_check, openfunction, openwhisk, access_log, configuration
+    targets = route_match, path_check, openfunction, openwhisk, aws_sign, access_log, configuration
 );
 criterion_main!(benches);

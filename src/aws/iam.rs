@@ -54,27 +54,31 @@ pub fn compile(raw: Raw, defaults: SigningScope, scope: &Scope<'_>) -> Option<Ia
     let region = name("aws_region", aws_region, defaults.region, "a region, like `eu-west-1`", scope);
     let service =
         name("service", service, defaults.service, "a service, like `lambda` or `execute-api`", scope);
-    let elsewhere = [
-        ("source", source.is_some()),
-        ("profile", profile.is_some()),
-        ("credentials_file", credentials_file.is_some()),
-    ];
-    let keys = match (accesskey, secretkey) {
-        (None, None) => {
-            if session_token.is_some() {
-                scope.key("session_token").reject_with(
-                    "`session_token` stands alone",
-                    "it belongs to the `accesskey` and the `secretkey` it was issued with",
+    let source = match (accesskey, secretkey) {
+        (Some(accesskey), Some(secretkey)) => {
+            let elsewhere = [
+                ("source", source.is_some()),
+                ("profile", profile.is_some()),
+                ("credentials_file", credentials_file.is_some()),
+            ];
+            for (key, _) in elsewhere.into_iter().filter(|(_, given)| *given) {
+                scope.key(key).reject_with(
+                    format!("`{key}` and `accesskey` exclude each other"),
+                    "give the keys, or where they are found",
                 );
-                return None;
             }
-            let origin = origin(source, profile, credentials_file, scope);
-            return Some(Iam {
-                source: Source::Lookup(Lookup { origin: origin?, region: region.clone()? }),
-                scope: SigningScope { region: region?, service: service? },
-            });
+            keys(accesskey, secretkey, session_token, scope)
         }
-        (Some(accesskey), Some(secretkey)) => (accesskey, secretkey),
+        (None, None) if session_token.is_some() => {
+            scope.key("session_token").reject_with(
+                "`session_token` stands alone",
+                "it belongs to the `accesskey` and the `secretkey` it was issued with",
+            );
+            None
+        }
+        (None, None) => origin(source, profile, credentials_file, scope)
+            .zip(region.clone())
+            .map(|(origin, region)| Source::Lookup(Lookup { origin, region })),
         (accesskey, _) => {
             let (given, missing) =
                 if accesskey.is_some() { ("accesskey", "secretkey") } else { ("secretkey", "accesskey") };
@@ -82,29 +86,25 @@ pub fn compile(raw: Raw, defaults: SigningScope, scope: &Scope<'_>) -> Option<Ia
                 format!("`{given}` is given, `{missing}` is missing"),
                 "give both, or neither to have credentials found as AWS's own tools do",
             );
-            return None;
+            None
         }
     };
-    for (key, _) in elsewhere.into_iter().filter(|(_, given)| *given) {
-        scope.key(key).reject_with(
-            format!("`{key}` and `accesskey` exclude each other"),
-            "give the keys, or where they are found",
-        );
-    }
-    let accesskey = secrets::resolve(keys.0, &scope.key("accesskey"));
-    let secretkey = secrets::resolve(keys.1, &scope.key("secretkey"));
+    Some(Iam { scope: SigningScope { region: region?, service: service? }, source: source? })
+}
+
+fn keys(
+    accesskey: RawSecret,
+    secretkey: RawSecret,
+    session_token: Option<RawSecret>,
+    scope: &Scope<'_>,
+) -> Option<Source> {
+    let accesskey = secrets::resolve(accesskey, &scope.key("accesskey"));
+    let secretkey = secrets::resolve(secretkey, &scope.key("secretkey"));
     let session_token = match session_token {
         None => Some(None),
         Some(token) => secrets::resolve(token, &scope.key("session_token")).map(Some),
     };
-    if elsewhere.iter().any(|(_, given)| *given) {
-        return None;
-    }
-    let credentials = Credentials::new(&accesskey?, &secretkey?, session_token?.as_ref());
-    Some(Iam {
-        scope: SigningScope { region: region?, service: service? },
-        source: Source::Keys(credentials),
-    })
+    Some(Source::Keys(Credentials::new(&accesskey?, &secretkey?, session_token?.as_ref())))
 }
 
 fn origin(

@@ -128,3 +128,6 @@ impl fmt::Display for Lookup {
 pub(super) fn http_client() -> SharedHttpClient {
     Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ mod apisix_openfunction;
 mod apisix_openwhisk;
 /// What broke it once, from outside.
 mod attack;
+/// Signatures against an AWS that is not ours.
+mod aws_moto;
 /// Everything at once, and the account afterwards.
 mod chaos;
 /// The verbs besides `run`.

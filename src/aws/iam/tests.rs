@@ -8,7 +8,10 @@ fn compiled(yaml: &str) -> Result<Iam, Vec<String>> {
     let book = Diagnostics::new(PathBuf::from("/etc/fngate"));
     let defaults = SigningScope { region: "us-east-1".to_owned(), service: "execute-api".to_owned() };
     let iam = compile(raw, defaults, &Scope::root(&book, 0));
-    iam.ok_or_else(|| book.into_inner().into_iter().map(|d| d.message).collect())
+    if book.has_faults() {
+        return Err(book.into_inner().into_iter().map(|d| d.message).collect());
+    }
+    Ok(iam.expect("refused without a word"))
 }
 
 #[track_caller]

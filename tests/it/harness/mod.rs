@@ -12,6 +12,7 @@ mod scrape;
 mod exchange;
 mod framework;
 mod journal;
+mod moto;
 mod origin;
 mod unreachable;
 
@@ -33,6 +34,7 @@ pub(crate) use framework::Framework;
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;
 pub(crate) use journal::Recorded;
+pub(crate) use moto::{Keys, Moto};
 pub(crate) use origin::{Origin, Script};
 pub(crate) use pki::{Ca, Leaf};
 pub(crate) use unreachable::{Refusing, Silent};
