@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Version};
+use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::proxy::Session;
@@ -277,7 +277,7 @@ async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<R
         upstream.read_response_header().await.map_err(explain)?;
         ctx.upstream.answered();
         let Some(head) = upstream.response_header() else { break };
-        if !head.status.is_informational() {
+        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             check_answer(Use::Exchange, head)?;
             return Ok(head.clone());
         }
