@@ -16,7 +16,7 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::answer::{INTERIM_ANSWERS, check_answer, finish_head, notice_refusal};
+use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, finish_head, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
 use super::{Gateway, fault, forward, reply};
@@ -307,9 +307,7 @@ impl Line {
         let mut body = BytesMut::new();
         while let Some(bytes) = self.read().await? {
             if body.len() + bytes.len() > limit {
-                return Err(GatewayError::BadEnvelope(
-                    "the function's answer is larger than this gateway accepts",
-                ));
+                return Err(TOO_LARGE);
             }
             body.extend_from_slice(&bytes);
         }
