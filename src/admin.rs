@@ -32,8 +32,8 @@ pub struct Admin {
     pub status: Arc<Status>,
     /// The compiled routes as a document; made anew for every look.
     pub routes: Box<dyn Fn() -> Value + Send + Sync>,
-    /// The name under which this listener is known, besides addresses and `localhost`.
-    pub host_name: Option<String>,
+    /// The names under which this listener is known, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 impl Admin {
@@ -113,7 +113,7 @@ impl Admin {
     /// page can have, and requests that browsers mark as coming from elsewhere are refused.
     fn refuse_browsers(&self, request: &http::request::Parts) -> Result<(), &'static str> {
         if !self.is_our_host(request) {
-            return Err("the Host is neither an address nor this listener's name");
+            return Err("the Host is neither an address nor one of `admin.hosts`");
         }
         if request.headers.contains_key(ORIGIN) || is_cross_site(&request.headers) {
             return Err("pages of other origins cannot look here");
@@ -135,8 +135,8 @@ impl Admin {
         };
         let host = authority.host();
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let names = ["localhost"].into_iter().chain(self.host_name.as_deref());
-        address.parse::<IpAddr>().is_ok() || names.into_iter().any(|name| name.eq_ignore_ascii_case(host))
+        let mut names = self.hosts.iter().map(String::as_str).chain(["localhost"]);
+        address.parse::<IpAddr>().is_ok() || names.any(|name| name.eq_ignore_ascii_case(host))
     }
 }
 

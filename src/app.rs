@@ -39,7 +39,9 @@ pub struct App {
 impl App {
     /// Binds every listener, or takes it over from systemd.
     pub fn bind(plan: Plan, path: &Path, files: Vec<PathBuf>) -> anyhow::Result<Self> {
-        check_system_roots()?;
+        if let Some(warning) = check_system_roots()? {
+            log::warn!("{warning}");
+        }
         let mut inherited = Inherited::from_env()?;
         let mut listeners = Vec::new();
         for listener in &plan.settings.listeners {
@@ -47,7 +49,7 @@ impl App {
                 (!listener.identities.is_empty()).then(|| ServerIdentities::new(&listener.identities));
             listeners.push((inherited.take_or_bind(listener.address)?, identities.map(Arc::new)));
         }
-        let admin = inherited.take_or_bind(plan.settings.admin).context("the admin listener")?;
+        let admin = inherited.take_or_bind(plan.settings.admin.address).context("the admin listener")?;
         for address in inherited.unclaimed() {
             log::warn!("the service manager passed a socket on {address}, but no listener has this address");
         }
@@ -132,7 +134,7 @@ impl App {
                 let snapshot = Arc::clone(&snapshot);
                 move || snapshot.load().document()
             }),
-            host_name: None,
+            hosts: snapshot.load().settings.admin.hosts.clone(),
         };
         watch_over("the admin listener", tokio::spawn(admin_page.serve(admin)));
         let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
@@ -215,8 +217,8 @@ pub fn sink(access_log: &crate::snapshot::AccessLog) -> crate::telemetry::Sink {
     }
 }
 
-/// Pingora's connector panics on roots it cannot load; here the same look ends in a sentence.
-fn check_system_roots() -> anyhow::Result<()> {
+/// Pingora's connector panics on roots it cannot load; here the same look ends in a sentence. `Some` is a warning.
+pub fn check_system_roots() -> anyhow::Result<Option<&'static str>> {
     let found = rustls_native_certs::load_native_certs();
     if let Some(error) = found.errors.first() {
         return Err(anyhow!("the system's certificate authorities cannot be loaded: {error}"));
@@ -225,12 +227,9 @@ fn check_system_roots() -> anyhow::Result<()> {
     for certificate in found.certs {
         store.add(certificate).context("the system's certificate authorities cannot be loaded")?;
     }
-    if store.is_empty() {
-        log::warn!(
-            "the system has no certificate authorities: only functions with a `ca` can be reached by https"
-        );
-    }
-    Ok(())
+    let warning =
+        "the system has no certificate authorities: only functions with a `ca` can be reached by https";
+    Ok(store.is_empty().then_some(warning))
 }
 
 /// The signals that end the process.

@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http::Method;
 
 use crate::admin::inquiry;
-use crate::app::App;
+use crate::app::{self, App};
 use crate::config::{self, Loaded, Style};
 use crate::demo;
 use crate::routing::{RouteTable, Verdict};
@@ -172,6 +172,13 @@ fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
 fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::Done;
     let mut findings = Vec::new();
+    match app::check_system_roots() {
+        Ok(warning) => warning.into_iter().for_each(|warning| eprintln!("warning: {warning}")),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            outcome = Outcome::No;
+        }
+    }
     for file in &args.files {
         let Loaded { plan, report, .. } = config::check(file);
         match args.format {
@@ -182,7 +189,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
             None => outcome = Outcome::ConfigurationFault,
             Some(plan) if args.running => {
                 if let Err(reason) =
-                    inquiry::await_configuration(plan.settings.admin, &plan.hash, args.within)
+                    inquiry::await_configuration(plan.settings.admin.address, &plan.hash, args.within)
                 {
                     eprintln!("fngate: {}: {reason:#}", file.display());
                     outcome = Outcome::No;

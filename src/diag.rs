@@ -111,6 +111,15 @@ impl Diagnostics {
         found.iter().filter(|d| d.severity == Severity::Fault).map(|d| d.place.clone()).collect()
     }
 
+    /// Keeps of the faults that `look` finds only those for which `holds` is true of their place.
+    pub fn filtered(&self, holds: impl Fn(&Place) -> bool, look: impl FnOnce()) {
+        let before = self.found.borrow().len();
+        look();
+        let mut found = self.found.borrow_mut();
+        let new = found.split_off(before);
+        found.extend(new.into_iter().filter(|d| d.severity == Severity::Warning || holds(&d.place)));
+    }
+
     /// The files that values name and that were read, or should have been; each with a digest of what was read.
     pub fn files(&self) -> BTreeMap<PathBuf, u64> {
         self.files.borrow().clone()

@@ -39,11 +39,19 @@ pub struct Route {
 pub struct Settings {
     pub listeners: Vec<Listener>,
     pub threads: usize,
-    pub admin: SocketAddr,
+    pub admin: Admin,
     pub shutdown_grace: Duration,
     pub trusted_proxies: Vec<IpNet>,
     pub access_log: AccessLog,
     pub limits: Limits,
+}
+
+/// The administrative listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+    /// The names under which it is asked, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 #[derive(Debug)]

@@ -31,7 +31,7 @@ fn start_with(bounds: Bounds, routes: fn() -> Value) -> Server {
         metrics: metrics.clone(),
         status: status.clone(),
         routes: Box::new(routes),
-        host_name: Some("gateway.internal".to_owned()),
+        hosts: vec!["gateway.internal".to_owned()],
     };
     let task = tokio::spawn(admin.serve_within(listener, bounds));
     Server { address, status, metrics, task }

@@ -14,10 +14,10 @@ use super::raw;
 use crate::diag::{Invalid, Place, Scope, did_you_mean};
 use crate::platforms::{self, Target};
 use crate::routing::{self, HostPattern, Matcher, PathPattern};
-use crate::snapshot::{AccessLog, Limits, Listener, Route, Settings};
+use crate::snapshot::{AccessLog, Admin, Limits, Listener, Route, Settings};
 use crate::tls::Identity;
 use crate::upstream::Terms;
-use crate::values::{ByteSize, Scheme, Written, parse_duration, parse_size};
+use crate::values::{ByteSize, Scheme, Written, is_host_name, parse_duration, parse_size};
 
 pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings> {
     let raw::Settings { listeners, threads, admin, shutdown_grace, trusted_proxies, access_log, limits } =
@@ -26,7 +26,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         Some(listeners) => compile_listeners(listeners, &scope.key("listeners")),
         None => Some(vec![Listener { address: LISTENER, identities: Vec::new() }]),
     };
-    let admin = compile_admin(admin, &scope.key("admin"));
+    let admin = compile_admin(admin.unwrap_or_default(), &scope.key("admin"));
     let shutdown_grace = duration(shutdown_grace, SHUTDOWN_GRACE, &scope.key("shutdown_grace"));
     let trusted_proxies =
         compile_networks(trusted_proxies.unwrap_or_default(), &scope.key("trusted_proxies"));
@@ -89,17 +89,29 @@ fn load_identity(raw: raw::KeyPair, scope: &Scope<'_>) -> Option<Identity> {
     Some(identity)
 }
 
-fn compile_admin(raw: Option<raw::Admin>, scope: &Scope<'_>) -> Option<SocketAddr> {
-    let Some(raw::Admin { address: Some(address) }) = raw else { return Some(ADMIN) };
+fn compile_admin(raw: raw::Admin, scope: &Scope<'_>) -> Option<Admin> {
+    let raw::Admin { address, hosts } = raw;
+    let hosts: Vec<_> = hosts
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+        .map(|(i, name)| {
+            let invalid = Invalid::new(format!("`{name}` is not a host name")).hint("a name, without port");
+            scope.key("hosts").index(i).accept(if is_host_name(&name) { Ok(name) } else { Err(invalid) })
+        })
+        .collect();
     let scope = scope.key("address");
-    let address = socket_address(&address, &scope)?;
+    let address = match address {
+        Some(address) => socket_address(&address, &scope),
+        None => Some(ADMIN),
+    }?;
     if !address.ip().is_loopback() {
         scope.warn(
             "the administrative listener can be reached from other machines",
             "it asks for no credentials; give it a loopback address, or keep it behind a firewall",
         );
     }
-    Some(address)
+    Some(Admin { address, hosts: hosts.into_iter().collect::<Option<_>>()? })
 }
 
 fn socket_address(text: &str, scope: &Scope<'_>) -> Option<SocketAddr> {
@@ -212,19 +224,22 @@ impl Routes {
             self.matched.push(Matched { matcher, name: name.clone(), place });
         }
         let name = self.compile_name(name, &scope.key("name"));
-        let path = matcher.as_ref().map(|matcher| &matcher.path);
-        let parameters: Vec<_> = path.into_iter().flat_map(PathPattern::parameters).collect();
-        let route = platforms::template::Route {
-            parameters: &parameters,
-            has_suffix: matches!(path, Some(PathPattern::Below(_))),
-        };
-        let function = platforms::compile(target, route, &scope.key("target"));
+        let function = compile_target(target, matcher.as_ref(), &scope.key("target"));
         // A platform with a credential of its own warns in its own words.
         if let Some(platforms::Compiled { target: Target::Streamed(_), terms, .. }) = &function {
             warn_of_plain_credentials(terms, credentials);
         }
         let route = || Some(Route { name: name?, matcher: matcher?, function: function? });
         self.compiled.push(route());
+    }
+
+    /// Looks for faults in what is left of a route that cannot serve.
+    pub(super) fn inspect(&mut self, raw: raw::Route, scope: &Scope<'_>) {
+        let raw::Route { name, matcher, priority, target } = raw;
+        let matcher = compile_matcher(matcher, priority.unwrap_or(0), &scope.key("match"));
+        self.compile_name(name, &scope.key("name"));
+        compile_target(target, matcher.as_ref(), &scope.key("target"));
+        self.compiled.push(None);
     }
 
     fn compile_name(&mut self, name: String, scope: &Scope<'_>) -> Option<String> {
@@ -257,6 +272,17 @@ impl Routes {
         }
         self.compiled.into_iter().collect()
     }
+}
+
+fn compile_target(
+    raw: platforms::Raw,
+    matcher: Option<&Matcher>,
+    scope: &Scope<'_>,
+) -> Option<platforms::Compiled> {
+    let path = matcher.map(|matcher| &matcher.path);
+    let parameters: Vec<_> = path.into_iter().flat_map(PathPattern::parameters).collect();
+    let has_suffix = matches!(path, Some(PathPattern::Below(_)));
+    platforms::compile(raw, platforms::template::Route { parameters: &parameters, has_suffix }, scope)
 }
 
 fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<Matcher> {

@@ -204,37 +204,32 @@ impl<'b> Loader<'b> {
 
     /// Compiles what has the right shape; the rest has its faults already.
     fn compile(&self) -> Option<(Settings, Vec<Route>)> {
-        let faulty = self.faulty_parts();
-        let settings = self.compile_settings(&faulty);
-        let routes = self.compile_routes(&faulty);
+        let faults = self.book.faulty_places();
+        let settings = self.compile_settings(&faults);
+        let routes = self.compile_routes(&faults);
         settings.zip(routes)
     }
 
-    /// The settings and routes in which a fault was found.
-    fn faulty_parts(&self) -> HashSet<Place> {
-        let part = |mut place: Place| {
-            let is_route = matches!(place.steps.first(), Some(Step::Key(key)) if **key == *"routes");
-            place.steps.truncate(if is_route { 2 } else { 1 });
-            place
-        };
-        self.book.faulty_places().into_iter().map(part).collect()
-    }
-
-    fn compile_settings(&self, faulty: &HashSet<Place>) -> Option<Settings> {
+    fn compile_settings(&self, faults: &[Place]) -> Option<Settings> {
         let scope = Scope::root(self.book, MAIN);
         let document = self.documents.first()?.as_ref()?;
         let mut values = serde_yaml::Mapping::new();
         for Entry { key, value, .. } in &document.root.as_mapping()?.entries {
-            let is_setting = !matches!(&**key, "routes" | "defaults" | "include");
-            if is_setting && !faulty.contains(scope.key(key).place()) {
+            if !matches!(&**key, "routes" | "defaults" | "include") {
                 values.entry((&**key).into()).or_insert_with(|| value.to_serde());
             }
         }
-        let raw = scope.accept(read_raw(serde_yaml::Value::Mapping(values)))?;
-        compile::settings(raw, &scope)
+        let mut values = serde_yaml::Value::Mapping(values);
+        let mut settings = None;
+        let pruned = prune(&mut values, scope.place(), faults);
+        self.book.filtered(
+            |place| !is_around(place, &pruned),
+            || settings = scope.accept(read_raw(values)).and_then(|raw| compile::settings(raw, &scope)),
+        );
+        settings
     }
 
-    fn compile_routes(&self, faulty: &HashSet<Place>) -> Option<Vec<Route>> {
+    fn compile_routes(&self, faults: &[Place]) -> Option<Vec<Route>> {
         let root = Scope::root(self.book, MAIN);
         let mut credentials: HashMap<(usize, &[Step]), Vec<Scope<'_>>> = HashMap::new();
         for place in &self.seen.credentials {
@@ -247,11 +242,18 @@ impl<'b> Loader<'b> {
             let list = Scope::root(self.book, file).key("routes");
             for (i, route) in document.iter().flat_map(Document::routes).enumerate() {
                 let scope = list.index(i);
-                if faulty.contains(scope.place()) {
+                let mut values = route.to_serde();
+                let pruned = prune(&mut values, scope.place(), faults);
+                if !pruned.is_empty() {
+                    // Without what it lacks, it may not even be read; that has been said already.
+                    if let Ok(raw) = read_raw(values) {
+                        let look = || routes.inspect(raw, &scope);
+                        self.book.filtered(|place| !is_around(place, &pruned), look);
+                    }
                     continue;
                 }
                 let own = credentials.get(&(file, scope.place().steps.as_slice()));
-                if let Some(raw) = scope.accept(read_raw(route.to_serde())) {
+                if let Some(raw) = scope.accept(read_raw(values)) {
                     routes.add(raw, own.map_or(&[], Vec::as_slice), &scope);
                 }
             }
@@ -262,6 +264,36 @@ impl<'b> Loader<'b> {
         }
         routes.finish(&root)
     }
+}
+
+/// Takes the faulty parts below `root` out of its value, so that the rest can be looked at. A list goes as a whole: the places of
+/// its items would change. Gives the places of what is gone.
+fn prune(value: &mut serde_yaml::Value, root: &Place, faults: &[Place]) -> Vec<Place> {
+    let mut pruned = Vec::new();
+    for fault in faults.iter().filter(|fault| fault.file == root.file) {
+        let Some(below) = fault.steps.strip_prefix(root.steps.as_slice()) else { continue };
+        let keys: Vec<&str> = below
+            .iter()
+            .map_while(|step| match step {
+                Step::Key(key) => Some(&**key),
+                Step::Index(_) => None,
+            })
+            .collect();
+        if let Some((last, parents)) = keys.split_last()
+            && let Some(parent) = parents.iter().try_fold(&mut *value, |value, key| value.get_mut(*key))
+            && let Some(parent) = parent.as_mapping_mut()
+        {
+            parent.remove(*last);
+        }
+        let steps = fault.steps[..root.steps.len() + keys.len()].to_vec();
+        pruned.push(Place { file: fault.file, steps });
+    }
+    pruned
+}
+
+/// Whether something is missing at or below this place, so that what is said of it may not hold.
+fn is_around(place: &Place, pruned: &[Place]) -> bool {
+    pruned.iter().any(|gone| gone.file == place.file && gone.steps.starts_with(&place.steps))
 }
 
 /// What of a line that was not understood may be a secret, by the keys that stand in it and above it.

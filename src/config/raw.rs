@@ -74,11 +74,13 @@ pub(super) enum Threads {
     Number(u16),
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Admin {
     /// `ip:port` of /healthz, /readyz, /metrics and /routes (default 127.0.0.1:9180)
     pub(super) address: Option<String>,
+    /// Names under which it is asked, besides addresses and `localhost` (default: none)
+    pub(super) hosts: Option<Vec<String>>,
 }
 
 /// `off`, or where the lines go

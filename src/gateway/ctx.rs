@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderName;
+use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
@@ -184,9 +186,12 @@ impl Attempts {
         }
     }
 
-    pub(super) fn answered(&mut self) {
+    pub(super) fn answered(&mut self, resp: &ResponseHeader) {
         if self.first_byte.is_none() {
             self.first_byte = self.began.map(|began| began.elapsed());
+        }
+        if let (Some(field), Some(lease)) = (resp.headers.get(&KEEP_ALIVE), &self.lease) {
+            lease.hear_keep_alive(field.as_bytes());
         }
     }
 
@@ -205,6 +210,8 @@ impl Attempts {
         self.first_began.map_or(Duration::ZERO, |began| ended.saturating_duration_since(began))
     }
 }
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 #[cfg(test)]
 mod tests {

@@ -275,8 +275,8 @@ fn for_session(
 async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<ResponseHeader, GatewayError> {
     for _ in 0..=INTERIM_ANSWERS {
         upstream.read_response_header().await.map_err(explain)?;
-        ctx.upstream.answered();
         let Some(head) = upstream.response_header() else { break };
+        ctx.upstream.answered(head);
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             check_answer(Use::Exchange, head)?;
             return Ok(head.clone());

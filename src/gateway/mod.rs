@@ -205,7 +205,7 @@ impl ProxyHttp for Gateway {
         resp: &mut ResponseHeader,
         ctx: &mut RequestCtx,
     ) -> pingora::Result<()> {
-        ctx.upstream.answered();
+        ctx.upstream.answered(resp);
         if resp.status.is_informational() && resp.status != StatusCode::SWITCHING_PROTOCOLS {
             ctx.upstream.interim += 1;
             if ctx.upstream.interim > INTERIM_ANSWERS {

@@ -103,3 +103,26 @@ pub fn basic_authorization(token: &Secret) -> HeaderValue {
     value.set_sensitive(true);
     value
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &'static str, value: &str, expected: Verdict) {
+        let mut resp = ResponseHeader::build(500, None).unwrap();
+        resp.insert_header(name, value).unwrap();
+        assert_eq!(read_status(&resp), expected, "{name}: {value}");
+    }
+
+    #[test]
+    fn both_frameworks_mark_what_their_functions_fail_at() {
+        let failed = || Verdict::Failed(Reported::FunctionError);
+        check("X-OpenFunction-Status", "crash", failed());
+        check("X-OpenFunction-Status", "error", failed());
+        check("X-Google-Status", "crash", failed());
+        check("X-Google-Status", "error", failed());
+        check("X-OpenFunction-Status", "load", Verdict::Answered);
+        check("X-Function-Status", "crash", Verdict::Answered);
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::idle::IdleLimit;
 use super::resolve::{Host, Resolver};
 use super::slots::Slots;
 use crate::values::HostPort;
@@ -30,6 +31,13 @@ struct Known {
 pub(super) struct Address {
     pub(super) socket: SocketAddr,
     pub(super) slots: Arc<Slots>,
+    pub(super) idle_limit: IdleLimit,
+}
+
+impl Address {
+    fn new(socket: SocketAddr, pool: u32) -> Self {
+        Address { socket, slots: Slots::new(pool), idle_limit: IdleLimit::default() }
+    }
 }
 
 impl Endpoint {
@@ -79,12 +87,12 @@ impl Endpoint {
 }
 
 impl Known {
-    /// An address that was known keeps its slots, so that connections in use stay counted.
+    /// An address that was known keeps its slots, so that connections in use stay counted, and what it said of itself.
     fn located(self, port: u16, pool: u32) -> Self {
         let addresses = self.answer.iter().map(|ip| {
             let socket = SocketAddr::new(*ip, port);
             let old = self.addresses.iter().find(|address| address.socket == socket);
-            old.cloned().unwrap_or_else(|| Arc::new(Address { socket, slots: Slots::new(pool) }))
+            old.cloned().unwrap_or_else(|| Arc::new(Address::new(socket, pool)))
         });
         Known { addresses: Arc::new(addresses.collect()), answer: self.answer }
     }

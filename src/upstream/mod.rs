@@ -3,6 +3,7 @@
 //! Knows no platform and no route.
 
 mod endpoint;
+mod idle;
 mod names;
 pub mod resolve;
 mod slots;
@@ -108,6 +109,11 @@ impl Lease {
         self.address.socket
     }
 
+    /// Takes in the `Keep-Alive` field of an answer from this address.
+    pub fn hear_keep_alive(&self, field: &[u8]) {
+        self.address.idle_limit.hear(field);
+    }
+
     /// A tunnel's connection never comes back to the pool, so it leaves its slot to one that does.
     pub fn for_tunnel(mut self) -> Self {
         self.slot = Slot::none(&self.address.slots);
@@ -208,12 +214,18 @@ impl Upstream {
         options.total_connection_timeout = options.connection_timeout;
         options.read_timeout = cap(silence);
         options.write_timeout = options.read_timeout;
-        options.idle_timeout = Some(match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
+        let mut idle = match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
             (Keepalive::Off, _, _) => Duration::ZERO,
             (Keepalive::On { idle, .. }, Some(_), _)
             | (Keepalive::On { idle, .. }, None, Protocol::Http2) => idle,
             (Keepalive::On { idle, .. }, None, Protocol::Http1) => idle.min(OVERFLOW_IDLE),
-        });
+        };
+        if let Some(limit) = lease.address.idle_limit.get().filter(|limit| *limit < idle) {
+            idle = limit;
+            // Connections that were kept for longer, before this was known, are not found again.
+            peer.group_key ^= (limit.as_millis() as u64 + 1) << LIMIT_SHIFT;
+        }
+        peer.options.idle_timeout = Some(idle);
         if purpose == Use::Tunnel {
             // Never on a connection that was dialled for something else.
             peer.group_key = self.group ^ TUNNEL_GROUP;
@@ -312,6 +324,8 @@ impl Tracing for Tallied {
 
 const OVERFLOW_GROUP: u64 = 0;
 const TUNNEL_GROUP: u64 = u64::MAX;
+/// Leaves room for every slot's number.
+const LIMIT_SHIFT: u32 = 16;
 /// Pingora remembers for each group, for ever, that a function refused HTTP/2, so there must be an end to them.
 const UNSHARED_GROUPS: u64 = 1024;
 /// Surplus connections of a burst serve the burst and are gone soon after.

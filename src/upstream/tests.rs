@@ -189,6 +189,27 @@ async fn requests_of_http2_share_a_connection() {
 }
 
 #[tokio::test]
+async fn a_connection_is_given_up_before_the_function_closes_it() {
+    let (_dir, resolver) = knows("").await;
+    let upstream = upstream("hello", terms(&["127.0.0.1:80", "127.0.0.2:80"]), &resolver).await;
+    let (first, other) = (upstream.lease().unwrap(), upstream.lease().unwrap());
+    let idle = |lease| upstream.peer(lease, Use::Exchange, None).options.idle_timeout.unwrap();
+    let before = key(&upstream, &first);
+
+    first.hear_keep_alive(b"timeout=75");
+    assert_eq!((idle(&first), key(&upstream, &first)), (IDLE, before), "that is longer than ours");
+    first.hear_keep_alive(b"timeout=5, max=100");
+
+    assert_eq!((idle(&first), idle(&other)), (Duration::from_secs(4), IDLE));
+    let limited = key(&upstream, &first);
+    assert_ne!(limited, before, "it was kept for longer, and may be about to close");
+    first.hear_keep_alive(b"timeout=4");
+    assert!(![before, limited].contains(&key(&upstream, &first)));
+    let surplus: Vec<_> = (0..2 * POOL).map(|_| upstream.lease().unwrap()).collect();
+    assert_eq!(idle(surplus.last().unwrap()), OVERFLOW_IDLE);
+}
+
+#[tokio::test]
 async fn no_time_limit_is_longer_than_what_is_left() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;

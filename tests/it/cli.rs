@@ -209,3 +209,23 @@ async fn the_files_that_come_along_are_good() {
         found.accepts();
     }
 }
+
+#[tokio::test]
+async fn check_looks_at_the_systems_authorities() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), route("/x", GOOD)).unwrap();
+    let bundle = tempfile::NamedTempFile::new().unwrap();
+    let checked = |text: &'static str| {
+        std::fs::write(bundle.path(), text).unwrap();
+        let bundle = bundle.path().to_str().unwrap().to_owned();
+        let file = file.path().to_str().unwrap().to_owned();
+        async move { run_with(&["check", &file], &[("SSL_CERT_FILE", &bundle)]).await }
+    };
+
+    let none = checked("").await;
+    none.accepts();
+    assert!(none.stderr.contains("no certificate authorities"), "{none:?}");
+    let broken = checked("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").await;
+    assert_eq!(broken.code, Some(1), "{broken:?}");
+    assert!(broken.stderr.contains("the system's certificate authorities cannot be loaded"), "{broken:?}");
+}

@@ -25,6 +25,8 @@ mod cli;
 mod demo;
 /// What the documentation says, held against the code.
 mod docs;
+/// Google's functions framework as a real function server.
+mod framework;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// HTTP/2 from clients, frame by frame.

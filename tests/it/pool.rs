@@ -117,6 +117,25 @@ async fn an_idle_connection_ends_after_its_time() {
 }
 
 #[tokio::test]
+async fn a_connection_ends_before_the_function_would_end_it() {
+    let origin = Origin::http1()
+        .reply(|_| Reply::text(200, "ok").header("Keep-Alive", "timeout=2, max=100"))
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "keepalive_timeout: 60s"))).await;
+
+    // The first connection was going to be kept for a minute, so it is left to the function.
+    for _ in 0..4 {
+        assert_eq!(done(&gateway, &Request::get("/fn")).await.text(), "ok");
+    }
+    assert_eq!((origin.accepted(), origin.open()), (2, 2));
+    origin.settles_at(1).await;
+
+    assert_eq!(done(&gateway, &Request::get("/fn")).await.text(), "ok");
+    assert_eq!(origin.requests().last().unwrap().connection, 2);
+}
+
+#[tokio::test]
 async fn routes_never_share_connections() {
     let origin = Origin::echo().await;
     let target = openfunction(&origin, "");

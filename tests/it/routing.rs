@@ -290,3 +290,96 @@ async fn the_host_is_the_functions_unless_said_otherwise() {
 fn http(origin: &Origin, path: &str) -> String {
     format!("http: {{ url: '{}{path}' }}", origin.url())
 }
+
+#[tokio::test]
+async fn a_path_parameter_names_the_function() {
+    let origin = Origin::echo().await;
+    let target = format!("openfunction: {{ function_uri: '{}/{{space}}/fn-{{name}}' }}", origin.url());
+    let gateway = Gateway::start(&route("/{space}/call/{name}/*", &target)).await;
+
+    for (path, arrives) in [
+        ("/ns/call/resize/a%2Fb?x=1", "/ns/fn-resize/a%2Fb?x=1"),
+        ("/ns/call/a%20b/", "/ns/fn-a%20b/"),
+        ("/ns/call/caf%C3%A9/x", "/ns/fn-caf%C3%A9/x"),
+        ("/ns/call/a@b;c/x", "/ns/fn-a%40b%3Bc/x"),
+    ] {
+        let answer = gateway.get(path).await;
+        assert_eq!(answer.status(), 200, "{path}: {}", answer.text());
+        assert_eq!(answer.json::<Echo>().target, arrives, "{path}");
+    }
+    let reached = origin.requests().len();
+    for path in [
+        "/ns/call/%2e%2e/x",
+        "/ns/call/../x",
+        "/ns/call/a%2Fb/x",
+        "/ns/call/a%5Cb/x",
+        "/%2e%2e/call/a/x",
+        "/ns/call/%252e%252e/x",
+        "/ns/call/a%00/x",
+        "/ns/call/%FF/x",
+        "/ns/call/a%2/x",
+    ] {
+        let answer = gateway.get(path).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad_path"), "{path}");
+    }
+    assert_eq!(gateway.get("/ns/call//x").await.code(), "no_route");
+    assert_eq!(origin.requests().len(), reached, "nothing of what was refused arrived");
+}
+
+#[tokio::test]
+async fn a_path_parameter_is_one_label_of_the_host() {
+    let origin = Origin::echo().await;
+    let target = format!(
+        "openfunction: {{ function_uri: '{}/', host: '{{name}}.default.ofn.io', allow: [ 'img-*', hello ] }}",
+        origin.url()
+    );
+    let gateway = Gateway::start(&route("/fn/{name}/*", &target)).await;
+
+    for (name, host) in [("hello", "hello.default.ofn.io"), ("img-resize", "img-resize.default.ofn.io")] {
+        let echo: Echo = gateway.get(&format!("/fn/{name}/x")).await.json();
+        assert_eq!((echo.header("host"), echo.target.as_str()), (Some(host), "/x"));
+    }
+    for (name, status, code) in [
+        ("other", 404, "no_route"),
+        ("img-x.kube-system", 400, "bad_path"),
+        ("img-x%2Ekube-system", 400, "bad_path"),
+        ("img-x:80", 400, "bad_path"),
+        ("img-x%0d%0aX", 400, "bad_path"),
+    ] {
+        let answer = gateway.get(&format!("/fn/{name}/x")).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (status, code), "{name}");
+    }
+    assert_eq!(origin.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_path_parameter_names_an_action() {
+    let origin = Origin::http1().reply(|_| Reply::json(&serde_json::json!({ "ok": true }))).start().await;
+    let target = format!(
+        "openwhisk: {{ api_host: '{}', service_token: 'u:k', namespace: guest, package: '{{pkg}}', action: '{{name}}' }}",
+        origin.url()
+    );
+    let gateway = Gateway::start(&route("/act/{pkg}/{name}", &target)).await;
+
+    assert_eq!(gateway.get("/act/utils/my%20action@1").await.status(), 200);
+    let called = origin.only_request().target().to_owned();
+    let path = called.split('?').next().unwrap();
+    assert_eq!(path, "/api/v1/namespaces/guest/actions/utils/my%20action%401");
+
+    for name in ["-x", "a%2Fb", "..", "%2e%2e", "x%20"] {
+        let answer = gateway.get(&format!("/act/utils/{name}")).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad_path"), "{name}");
+    }
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_parameter_in_the_host_needs_a_name_for_tls() {
+    let yaml = |more: &str| {
+        let target =
+            format!("openfunction: {{ function_uri: 'https://10.0.0.7/', host: '{{name}}.ofn.io'{more} }}");
+        route("/fn/{name}/*", &target)
+    };
+    check(&yaml("")).await.refuses(&["the name for SNI cannot", "give `sni`"]);
+    check(&yaml(", sni: 'any.ofn.io'")).await.accepts();
+}

@@ -48,8 +48,14 @@ pub(crate) async fn check(yaml: &str) -> Check {
 
 /// The binary with these arguments, to its end.
 pub(crate) async fn run(arguments: &[&str]) -> Check {
+    run_with(arguments, &[]).await
+}
+
+/// The same with these variables in its environment, which is empty otherwise.
+pub(crate) async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> Check {
     let mut command = Command::new(BINARY.as_str());
-    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).kill_on_drop(true);
+    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").envs(environment.iter().copied());
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let output = within("the command to end", command.output()).await.unwrap();
     Check {
         code: output.status.code(),

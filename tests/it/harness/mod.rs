@@ -10,6 +10,7 @@ mod scrape;
 
 // The functions behind it.
 mod exchange;
+mod framework;
 mod journal;
 mod origin;
 mod unreachable;
@@ -26,8 +27,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
-pub(crate) use command::{check, run};
+pub(crate) use command::{check, run, run_with};
 pub(crate) use exchange::{Exchange, Reply};
+pub(crate) use framework::Framework;
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;
 pub(crate) use journal::Recorded;
