@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Version};
+use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::answer::{INTERIM_ANSWERS, check_answer, finish_head, notice_refusal};
+use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, finish_head, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
 use super::{Gateway, fault, forward, reply};
@@ -285,7 +285,7 @@ async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<R
         upstream.read_response_header().await.map_err(explain)?;
         let Some(head) = upstream.response_header() else { break };
         ctx.upstream.answered(head);
-        if !head.status.is_informational() {
+        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             check_answer(Use::Exchange, head)?;
             return Ok(head.clone());
         }
@@ -315,9 +315,7 @@ impl Line {
         let mut body = BytesMut::new();
         while let Some(bytes) = self.read().await? {
             if body.len() + bytes.len() > limit {
-                return Err(GatewayError::BadEnvelope(
-                    "the function's answer is larger than this gateway accepts",
-                ));
+                return Err(TOO_LARGE);
             }
             body.extend_from_slice(&bytes);
         }
