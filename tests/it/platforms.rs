@@ -482,6 +482,12 @@ routes:
 enum Platform {
     OpenFunction,
     OpenWhisk,
+    /// A URL of API Gateway, or a function's own.
+    LambdaUrl,
+    /// The same, signed.
+    SignedLambdaUrl,
+    /// Lambda's API.
+    Lambda,
     Http,
 }
 
@@ -490,6 +496,7 @@ impl Platform {
         match self {
             Self::OpenFunction => "openfunction",
             Self::OpenWhisk => "openwhisk",
+            Self::LambdaUrl | Self::SignedLambdaUrl | Self::Lambda => "aws_lambda",
             Self::Http => "http",
         }
     }
@@ -509,6 +516,9 @@ impl Platform {
             Self::OpenWhisk => {
                 format!("api_host: '{url}', service_token: 'a:b', namespace: guest, action: test")
             }
+            Self::LambdaUrl => format!("function_uri: '{url}/', authorization: {{ apikey: key }}"),
+            Self::SignedLambdaUrl => format!("function_uri: '{url}/', {IAM}"),
+            Self::Lambda => format!("function: test, region: eu-west-1, endpoint: '{url}', {IAM}"),
             Self::Http => format!("url: '{url}/'"),
         };
         format!("{}: {{ {keys}, {more} }}", self.name())
@@ -520,4 +530,13 @@ async fn answering() -> Origin {
     Origin::http1().reply(|_| Reply::json(&json!({ "ok": true }))).start().await
 }
 
-const PLATFORMS: [Platform; 3] = [Platform::OpenFunction, Platform::OpenWhisk, Platform::Http];
+const IAM: &str = "authorization: { iam: { accesskey: AKID, secretkey: secret } }";
+
+const PLATFORMS: [Platform; 6] = [
+    Platform::OpenFunction,
+    Platform::OpenWhisk,
+    Platform::LambdaUrl,
+    Platform::SignedLambdaUrl,
+    Platform::Lambda,
+    Platform::Http,
+];
