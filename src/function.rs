@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use pingora::http::RequestHeader;
+
 use crate::aws::Keeper;
-use crate::platforms::Target;
+use crate::platforms::{Buffered, Streamed, Target};
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
 use crate::values::ByteSize;
@@ -23,9 +25,13 @@ pub struct Function {
 }
 
 impl Function {
-    /// Whether requests carry a credential of ours: an answer of 401 or 403 is then ours to notice.
-    pub fn has_credential(&self) -> bool {
-        self.upstream.terms().credential.is_some()
+    /// Whether a client's request with this head carries a credential of ours: an answer of 401 or 403 is then ours to notice.
+    pub fn has_credential_for(&self, head: &RequestHeader) -> bool {
+        let is_added = match &self.target {
+            Target::Streamed(target) => target.adds_credential(head),
+            Target::Buffered(target) => target.adds_credential(head),
+        };
+        is_added && self.upstream.terms().credential.is_some()
     }
 }
 

@@ -237,6 +237,13 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
     pub fn default_port(self) -> u16 {
         match self {
             Scheme::Http => 80,

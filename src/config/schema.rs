@@ -10,6 +10,8 @@ use super::raw;
 
 /// The definition that marks a value as a secret.
 pub(super) const SECRET: &str = "#/definitions/Secret";
+/// The word by which a struct says that its keys belong together: `defaults` are never merged into it.
+pub(super) const WHOLE: &str = "x-whole";
 
 /// The schema of a main file.
 pub(super) fn schema() -> Value {

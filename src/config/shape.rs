@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use super::hints::Meant;
-use super::schema::SECRET;
+use super::schema::{SECRET, WHOLE};
 use super::tree::{Entry, Mapping, Node, Span, Value};
 use crate::diag::{Place, Scope, did_you_mean};
 
@@ -21,6 +21,8 @@ pub(super) struct Shape {
     keys: Option<Keys>,
     /// The value, or what it refers to, must never be shown.
     is_secret: bool,
+    /// Given anew, it replaces what is inherited, whatever it is.
+    is_whole: bool,
 }
 
 /// The words a text is chosen from; empty: any text.
@@ -72,7 +74,7 @@ impl Shape {
             let keys = Some(Keys::OneOf(known));
             return Shape { keys, is_secret: true, ..text() };
         }
-        let mut shape = Shape::default();
+        let mut shape = Shape { is_whole: schema[WHOLE] == true, ..Shape::default() };
         for alternative in
             ["anyOf", "oneOf", "allOf"].iter().filter_map(|word| schema[*word].as_array()).flatten()
         {
@@ -109,7 +111,7 @@ impl Shape {
 
     /// Takes in another way to write the value.
     fn allow(&mut self, other: Shape) {
-        let Shape { text, number, boolean, list, keys, is_secret } = other;
+        let Shape { text, number, boolean, list, keys, is_secret, is_whole } = other;
         match (&mut self.text, text) {
             (Some(own), Some(other)) => own.0.extend(other.0),
             (own, other) => *own = own.take().or(other),
@@ -119,6 +121,7 @@ impl Shape {
         self.list = self.list.take().or(list);
         self.keys = self.keys.take().or(keys);
         self.is_secret |= is_secret;
+        self.is_whole |= is_whole;
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, &Shape)> {
@@ -142,7 +145,7 @@ impl Shape {
 
     /// Whether two values of this shape are merged key by key; otherwise the one replaces the other.
     pub(super) fn is_merged(&self) -> bool {
-        matches!(self.keys, Some(Keys::Record { .. } | Keys::Map(_)))
+        !self.is_whole && matches!(self.keys, Some(Keys::Record { .. } | Keys::Map(_)))
     }
 
     /// Keys that hold secrets, and keys of mappings of which any value may be one.

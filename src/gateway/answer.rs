@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use super::ctx::RequestCtx;
@@ -48,9 +48,13 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
 }
 
 /// Whether the function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.
-pub(super) fn notice_refusal(resp: &mut ResponseHeader, function: &Function) -> Option<Reported> {
-    let is_refused =
-        function.has_credential() && matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+pub(super) fn notice_refusal(
+    asked: &RequestHeader,
+    resp: &mut ResponseHeader,
+    function: &Function,
+) -> Option<Reported> {
+    let is_refused = matches!(resp.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        && function.has_credential_for(asked);
     if is_refused {
         resp.remove_header(&http::header::WWW_AUTHENTICATE);
     }

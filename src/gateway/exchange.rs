@@ -26,7 +26,6 @@ use crate::function::Function;
 use crate::platforms::{Buffered, BufferedTarget, Reply, Seal, Target};
 use crate::telemetry::Retry;
 use crate::upstream::{Keepalive, Use};
-use crate::values::Scheme;
 
 /// Calls the function and answers the client. An `Err` has not been told to the client yet, but its answer may have begun.
 pub(super) async fn run(
@@ -56,7 +55,7 @@ pub(super) async fn run(
     let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end())?;
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
-    ctx.reported = notice_refusal(&mut resp, function);
+    ctx.reported = notice_refusal(session.req_header(), &mut resp, function);
     match target.reply(&resp) {
         Reply::Collected => collect(gateway, session, ctx, target, resp, line).await,
         Reply::Relayed => relay::run(gateway, session, ctx, target, resp, line).await,
@@ -265,10 +264,7 @@ fn for_session(
     if upstream.as_http2().is_none() {
         return Ok(head);
     }
-    let scheme = match function.upstream.terms().scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
+    let scheme = function.upstream.terms().scheme.as_str();
     let authority = head.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build();

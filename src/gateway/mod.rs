@@ -264,7 +264,7 @@ impl ProxyHttp for Gateway {
             Target::Streamed(target) => target.map_response(&ctx.call(session), resp),
             Target::Buffered(_) => Ok(Verdict::Answered),
         };
-        let refused = notice_refusal(resp, function);
+        let refused = notice_refusal(session.req_header(), resp, function);
         let verdict = mapped.map_err(|error| ours(ctx, error))?;
         ctx.reported = refused;
         match verdict {

@@ -58,13 +58,17 @@ pub enum Host {
 impl Host {
     /// Replaces what the client asked for.
     pub fn apply(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+        set_header(req, HOST, &*self.value(call)?)
+    }
+
+    /// What this call is sent to.
+    pub fn value(&self, call: &Call<'_>) -> Result<Cow<'_, HeaderValue>, GatewayError> {
         match self {
-            Host::Fixed(value) => set_header(req, HOST, value),
+            Host::Fixed(value) => Ok(Cow::Borrowed(value)),
             Host::Filled(template) => {
                 let mut host = String::new();
                 template.fill(call.parameters, Filling::Label, &mut host)?;
-                let value = HeaderValue::try_from(host).map_err(|_| GatewayError::BadPath)?;
-                set_header(req, HOST, &value)
+                HeaderValue::try_from(host).map(Cow::Owned).map_err(|_| GatewayError::BadPath)
             }
         }
     }

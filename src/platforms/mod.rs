@@ -4,6 +4,7 @@
 //! sockets, resolves names, logs, counts or reads the clock: what it needs arrives in [`Call`].
 
 pub mod aws_lambda;
+pub mod azure_functions;
 pub mod connection;
 pub mod envelope;
 pub mod head;
@@ -81,6 +82,11 @@ pub enum Verdict {
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
 
+    /// Whether a call whose client sent this head goes out with the target's own credential, if it has one.
+    fn adds_credential(&self, _asked: &RequestHeader) -> bool {
+        true
+    }
+
     /// Makes the function's head the client's. An `Err` is answered in its place.
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
 
@@ -110,6 +116,11 @@ pub trait Buffered {
         body: Bytes,
         with: &Seal<'_>,
     ) -> Result<Bytes, GatewayError>;
+
+    /// As [`Streamed::adds_credential`].
+    fn adds_credential(&self, _asked: &RequestHeader) -> bool {
+        true
+    }
 
     /// How an answer with this head reaches the client.
     fn reply(&self, _resp: &ResponseHeader) -> Reply {
@@ -203,6 +214,7 @@ pub enum Target {
 
 #[derive(Debug)]
 pub enum StreamedTarget {
+    AzureFunctions(azure_functions::AzureFunctions),
     Http(http::Http),
     LambdaUrl(aws_lambda::Url),
     OpenFunction(openfunction::OpenFunction),
@@ -218,14 +230,25 @@ pub enum BufferedTarget {
 impl Streamed for StreamedTarget {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.rewrite_request(call, req),
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
             StreamedTarget::LambdaUrl(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
         }
     }
 
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        match self {
+            StreamedTarget::AzureFunctions(target) => target.adds_credential(asked),
+            StreamedTarget::Http(target) => target.adds_credential(asked),
+            StreamedTarget::LambdaUrl(target) => target.adds_credential(asked),
+            StreamedTarget::OpenFunction(target) => target.adds_credential(asked),
+        }
+    }
+
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.map_response(call, resp),
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::LambdaUrl(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
@@ -234,6 +257,7 @@ impl Streamed for StreamedTarget {
 
     fn read_body(&self, status: StatusCode, start: &[u8]) -> Option<Reported> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.read_body(status, start),
             StreamedTarget::Http(target) => target.read_body(status, start),
             StreamedTarget::LambdaUrl(target) => target.read_body(status, start),
             StreamedTarget::OpenFunction(target) => target.read_body(status, start),
@@ -242,6 +266,7 @@ impl Streamed for StreamedTarget {
 
     fn map_body(&self, call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
         match self {
+            StreamedTarget::AzureFunctions(target) => target.map_body(call, body),
             StreamedTarget::Http(target) => target.map_body(call, body),
             StreamedTarget::LambdaUrl(target) => target.map_body(call, body),
             StreamedTarget::OpenFunction(target) => target.map_body(call, body),
@@ -250,6 +275,14 @@ impl Streamed for StreamedTarget {
 }
 
 impl Buffered for BufferedTarget {
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        match self {
+            BufferedTarget::LambdaUrl(target) => target.adds_credential(asked),
+            BufferedTarget::LambdaInvoke(target) => target.adds_credential(asked),
+            BufferedTarget::OpenWhisk(target) => target.adds_credential(asked),
+        }
+    }
+
     fn limits(&self) -> &BodyLimits {
         match self {
             BufferedTarget::LambdaUrl(target) => target.limits(),
@@ -315,6 +348,8 @@ pub struct Raw {
     pub openwhisk: Option<openwhisk::Raw>,
     /// A function of AWS Lambda: behind a URL, or called by Lambda's API
     pub aws_lambda: Option<aws_lambda::Raw>,
+    /// A function of Azure Functions
+    pub azure_functions: Option<azure_functions::Raw>,
     /// Any HTTP service
     pub http: Option<http::Raw>,
 }
@@ -334,11 +369,12 @@ pub struct Compiled {
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
 pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { openfunction, openwhisk, aws_lambda, http } = raw;
+    let Raw { openfunction, openwhisk, aws_lambda, azure_functions, http } = raw;
     let mut given = [
         openfunction.map(|raw| Platform::OpenFunction(Box::new(raw))),
         openwhisk.map(|raw| Platform::OpenWhisk(Box::new(raw))),
         aws_lambda.map(|raw| Platform::AwsLambda(Box::new(raw))),
+        azure_functions.map(|raw| Platform::AzureFunctions(Box::new(raw))),
         http.map(|raw| Platform::Http(Box::new(raw))),
     ]
     .into_iter()
@@ -351,6 +387,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         Platform::OpenFunction(raw) => openfunction::compile(*raw, route, &scope.key("openfunction")),
         Platform::OpenWhisk(raw) => openwhisk::compile(*raw, route, &scope.key("openwhisk")),
         Platform::AwsLambda(raw) => aws_lambda::compile(*raw, route, &scope.key("aws_lambda")),
+        Platform::AzureFunctions(raw) => azure_functions::compile(*raw, route, &scope.key("azure_functions")),
         Platform::Http(raw) => http::compile(*raw, route, &scope.key("http")),
     }
 }
@@ -360,10 +397,11 @@ enum Platform {
     OpenFunction(Box<openfunction::Raw>),
     OpenWhisk(Box<openwhisk::Raw>),
     AwsLambda(Box<aws_lambda::Raw>),
+    AzureFunctions(Box<azure_functions::Raw>),
     Http(Box<http::Raw>),
 }
 
-const NAMES: &str = "`openfunction`, `openwhisk`, `aws_lambda`, `http`";
+const NAMES: &str = "`openfunction`, `openwhisk`, `aws_lambda`, `azure_functions`, `http`";
 
 #[cfg(test)]
 pub(crate) mod tests {

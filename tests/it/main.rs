@@ -13,6 +13,7 @@ mod access_log;
 mod answers;
 /// The acceptance cases of the APISIX plugins, and those derived from what they do badly.
 mod apisix_aws_lambda;
+mod apisix_azure_functions;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
@@ -22,6 +23,8 @@ mod attack;
 mod aws_lambda;
 /// Signatures against an AWS that is not ours.
 mod aws_moto;
+/// Durable Functions: the URLs of an orchestration, there and back.
+mod azure_durable;
 /// Everything at once, and the account afterwards.
 mod chaos;
 /// The verbs besides `run`.

@@ -488,6 +488,7 @@ enum Platform {
     SignedLambdaUrl,
     /// Lambda's API.
     Lambda,
+    AzureFunctions,
     Http,
 }
 
@@ -497,6 +498,7 @@ impl Platform {
             Self::OpenFunction => "openfunction",
             Self::OpenWhisk => "openwhisk",
             Self::LambdaUrl | Self::SignedLambdaUrl | Self::Lambda => "aws_lambda",
+            Self::AzureFunctions => "azure_functions",
             Self::Http => "http",
         }
     }
@@ -512,7 +514,7 @@ impl Platform {
 
     fn target(self, url: &str, more: &str) -> String {
         let keys = match self {
-            Self::OpenFunction => format!("function_uri: '{url}/'"),
+            Self::OpenFunction | Self::AzureFunctions => format!("function_uri: '{url}/'"),
             Self::OpenWhisk => {
                 format!("api_host: '{url}', service_token: 'a:b', namespace: guest, action: test")
             }
@@ -532,11 +534,12 @@ async fn answering() -> Origin {
 
 const IAM: &str = "authorization: { iam: { accesskey: AKID, secretkey: secret } }";
 
-const PLATFORMS: [Platform; 6] = [
+const PLATFORMS: [Platform; 7] = [
     Platform::OpenFunction,
     Platform::OpenWhisk,
     Platform::LambdaUrl,
     Platform::SignedLambdaUrl,
     Platform::Lambda,
+    Platform::AzureFunctions,
     Platform::Http,
 ];

@@ -781,12 +781,13 @@ mod shipped {
         let bare = plan(load_yaml(
             "routes:\n  - { name: a, match: { path: /a }, target: { openwhisk: { api_host: 'http://127.0.0.1:3233', \
              service_token: 'uuid:key', namespace: guest, action: hello } } }\n  \
-             - { name: c, match: { path: /c }, target: { aws_lambda: { function_uri: \
+             - { name: b, match: { path: /b }, target: { aws_lambda: { function_uri: \
              'https://abcdef.lambda-url.eu-west-1.on.aws', authorization: { iam: {} } } } }\n  \
-             - { name: d, match: { path: /d }, target: { aws_lambda: { function: hello, region: eu-west-1 } } }\n  \
-             - { name: b, match: { path: /b }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
+             - { name: c, match: { path: /c }, target: { aws_lambda: { function: hello, region: eu-west-1 } } }\n  \
+             - { name: d, match: { path: /d/* }, target: { azure_functions: { function_uri: 'http://127.0.0.1:7071/api' } } }\n  \
+             - { name: e, match: { path: /e }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
         ));
-        for (written, default) in reference.routes[1..5].iter().zip(&bare.routes) {
+        for (written, default) in reference.routes[1..6].iter().zip(&bare.routes) {
             let (written, default) = (&written.function, &default.function);
             assert_eq!(format!("{:?}", written.target), format!("{:?}", default.target));
             assert_eq!(format!("{:?}", written.terms), format!("{:?}", default.terms));

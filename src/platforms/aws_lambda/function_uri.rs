@@ -1,6 +1,6 @@
 //! A function behind a URL: an API of API Gateway, or the function's own.
 //!
-//! | configured | the client sends | sent with `prefer: gateway` | with `prefer: client` |
+//! | configured | the client sends | sent with `prefer: route` | with `prefer: client` |
 //! | --- | --- | --- | --- |
 //! | `apikey` | `x-api-key` | ours | the client's |
 //! | `iam` | `Authorization` | our signature | the client's, unsigned |
@@ -54,11 +54,13 @@ impl Streamed for Url {
         self.path.apply(call, req)?;
         self.host.apply(call, req)?;
         match &self.apikey {
-            Some(key) if self.prefer == Prefer::Gateway || !req.headers.contains_key(API_KEY) => {
-                set_header(req, API_KEY, key)
-            }
+            Some(key) if !self.takes(req, &API_KEY) => set_header(req, API_KEY, key),
             _ => Ok(()),
         }
+    }
+
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        self.apikey.is_some() && !self.takes(asked, &API_KEY)
     }
 
     fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
@@ -84,12 +86,16 @@ impl Buffered for SignedUrl {
     ) -> Result<Bytes, GatewayError> {
         strip_hop_by_hop(req);
         self.url.rewrite_request(call, req)?;
-        if self.url.prefer == Prefer::Client && req.headers.contains_key(AUTHORIZATION) {
+        if self.url.takes(req, &AUTHORIZATION) {
             return Ok(body);
         }
         let credentials = with.credentials.ok_or(GatewayError::NoCredential)?;
         sign(req, &body, &self.scope, credentials, with.at)?;
         Ok(body)
+    }
+
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        !self.url.takes(asked, &AUTHORIZATION) || self.url.adds_credential(asked)
     }
 
     fn reply(&self, _: &ResponseHeader) -> Reply {
@@ -102,6 +108,13 @@ impl Buffered for SignedUrl {
 
     fn relay(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Relay, GatewayError> {
         Ok(Relay::Untouched(reported(resp)))
+    }
+}
+
+impl Url {
+    /// Whether the client's own credential in this header goes before ours.
+    fn takes(&self, asked: &RequestHeader, header: &HeaderName) -> bool {
+        self.prefer == Prefer::Client && asked.headers.contains_key(header)
     }
 }
 
@@ -155,7 +168,7 @@ pub(super) fn compile(
         path: scope.key("function_uri").accept(TargetPath::from_uri(uri?, names))?,
         host: connection.host,
         apikey,
-        prefer: prefer.unwrap_or(Prefer::Gateway),
+        prefer: prefer.unwrap_or(Prefer::Route),
     };
     let Some(iam) = iam else {
         return Some(Compiled {

@@ -71,14 +71,16 @@ pub struct Raw {
     pub connection: connection::Raw,
 }
 
+/// Taken as a whole from a target or from the defaults, so that no key is ever sent with another one's signature.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-whole" = true))]
 pub struct RawAuthorization {
     /// With `function_uri`: the key of an API of API Gateway, sent as `x-api-key`
     pub apikey: Option<RawSecret>,
     /// Sign requests, so that AWS knows who calls
     pub iam: Option<iam::Raw>,
-    /// With `function_uri`: whose credentials count when the client sends some, too (default `gateway`)
+    /// With `function_uri`: whose credentials count when the client sends some, too (default `route`)
     pub prefer: Option<Prefer>,
 }
 
@@ -86,7 +88,7 @@ pub struct RawAuthorization {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Prefer {
-    Gateway,
+    Route,
     Client,
 }
 
