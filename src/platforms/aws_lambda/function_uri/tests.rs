@@ -77,6 +77,24 @@ fn the_clients_win_where_the_file_says_so() {
 }
 
 #[test]
+fn a_refusal_is_about_the_credential_that_was_sent() {
+    let ours = |authorization: &str, client: &[(&'static str, &str)]| match compiled(&format!(
+        "{{function_uri: '{URI}', authorization: {{{authorization}}}}}"
+    ))
+    .target
+    {
+        Target::Streamed(target) => target.adds_credential(&head(client)),
+        Target::Buffered(target) => target.adds_credential(&head(client)),
+    };
+    assert!(ours("apikey: ours", &CLIENT));
+    assert!(ours(IAM, &CLIENT));
+    assert!(!ours("prefer: client, apikey: ours", &CLIENT));
+    assert!(!ours(&format!("prefer: client, {IAM}"), &CLIENT));
+    assert!(ours(&format!("prefer: client, {IAM}"), &CLIENT[..2]));
+    assert!(ours(&format!("prefer: client, apikey: ours, {IAM}"), &CLIENT[2..]));
+}
+
+#[test]
 fn what_only_aws_may_say_never_passes() {
     let client =
         [("x-amzn-trace-id", "Root=1"), ("x-amz-date", "forged"), ("x-amz-security-token", "forged")];

@@ -65,14 +65,12 @@ impl Payload {
         body: Bytes,
         at: SystemTime,
     ) -> Result<Bytes, GatewayError> {
-        if self.form == Form::Raw {
-            return json_text(body);
-        }
-        let asked = Asked::new(call, head, &body, &self.parameters, at)?;
+        let asked = || Asked::new(call, head, &body, &self.parameters, at);
         match self.form {
-            Form::ApigwV1 => json(&apigw_v1::event(&asked)?),
-            Form::ApigwV2 => json(&apigw_v2::event(&asked)?),
-            Form::Alb | Form::Raw => json(&alb::event(&asked)),
+            Form::Raw => json_text(body),
+            Form::ApigwV1 => json(&apigw_v1::event(&asked()?)?),
+            Form::ApigwV2 => json(&apigw_v2::event(&asked()?)?),
+            Form::Alb => json(&alb::event(&asked()?)),
         }
     }
 

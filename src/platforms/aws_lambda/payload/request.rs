@@ -33,6 +33,7 @@ pub(super) struct Asked<'a> {
     /// As sent.
     pub(super) query: &'a str,
     pub(super) headers: IndexMap<&'a str, Vec<Cow<'a, str>>>,
+    /// The name under which the client knows the gateway, without a port.
     pub(super) host: &'a str,
     pub(super) user_agent: Cow<'a, str>,
     pub(super) source_ip: String,
@@ -73,7 +74,7 @@ impl<'a> Asked<'a> {
             path_parameters,
             query: call.query.unwrap_or_default(),
             headers: fields(&head.headers, body.len()),
-            host: call.origin.authority,
+            host: without_port(call.origin.authority),
             user_agent: field_text(user_agent),
             source_ip: call.client.to_string(),
             request_id: call.request_id,
@@ -86,7 +87,7 @@ impl<'a> Asked<'a> {
 
     /// The first label of the host, by which AWS tells its APIs apart.
     pub(super) fn domain_prefix(&self) -> &'a str {
-        self.host.split(['.', ':']).next().unwrap_or_default()
+        self.host.split('.').next().unwrap_or_default()
     }
 
     /// The query's arguments in their order, decoded.
@@ -163,6 +164,13 @@ fn resource<'a>(
         }
     }
     (resource, (!values.is_empty()).then_some(values))
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
 }
 
 fn decoded(text: &str) -> Cow<'_, str> {

@@ -70,7 +70,7 @@ fn events_are_those_of_the_golden_files() {
         parameters: Parameters::new(path, std::slice::from_ref(&place)),
         query: Some("tag=blue&tag=red+light&q=a%26b&flag"),
         path,
-        origin: Origin { scheme: Scheme::Https, authority: "api.example.com" },
+        origin: Origin { scheme: Scheme::Https, authority: "api.example.com:8443" },
         request_id: "req-1",
         client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
     };
