@@ -281,6 +281,7 @@ fn request(method: &str, target: &str) -> RequestHeader {
 
 fn call() -> Call<'static> {
     Call {
+        method: &Method::GET,
         suffix: Some("some/suffix"),
         parameters: Parameters::default(),
         query: Some("a=1&b=2"),

@@ -11,6 +11,7 @@ use super::purpose;
 use crate::downstream::Wire;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
+use crate::platforms::{Streamed, Target};
 use crate::upstream::Use;
 
 /// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
@@ -45,6 +46,12 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
         return Err(GatewayError::UpstreamProtocol);
     }
     Ok(())
+}
+
+/// The platform's own name for the call, for the log.
+pub(super) fn notice_call_id(resp: &ResponseHeader, function: &Function) -> Option<String> {
+    let Target::Streamed(target) = &function.target else { return None };
+    resp.headers.get(target.call_id()?)?.to_str().ok().map(str::to_owned)
 }
 
 /// Whether the function refused a credential of ours: the answer passes, but without a challenge that the client could not meet.

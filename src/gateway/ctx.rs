@@ -115,6 +115,7 @@ impl RequestCtx {
         let path = head.uri.path();
         let origin = forward::origin(head, entrance(session));
         Call {
+            method: &head.method,
             suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),
             parameters: Parameters::new(path, self.route.as_ref().map_or(&[], |route| &route.captures)),
             query: head.uri.query(),

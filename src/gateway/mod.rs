@@ -30,7 +30,9 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
-use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, notice_refusal};
+use self::answer::{
+    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, notice_call_id, notice_refusal,
+};
 use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
@@ -260,11 +262,13 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         let Some(function) = ctx.function() else { return Ok(()) };
+        let call_id = notice_call_id(resp, function);
         let mapped = match &function.target {
             Target::Streamed(target) => target.map_response(&ctx.call(session), resp),
             Target::Buffered(_) => Ok(Verdict::Answered),
         };
         let refused = notice_refusal(session.req_header(), resp, function);
+        ctx.activation_id = call_id;
         let verdict = mapped.map_err(|error| ours(ctx, error))?;
         ctx.reported = refused;
         match verdict {

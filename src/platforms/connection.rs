@@ -53,6 +53,14 @@ pub enum Http2 {
     On,
 }
 
+/// The key `scheme` of targets that are not given as a URI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawScheme {
+    Http,
+    Https,
+}
+
 /// What differs between platforms.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
@@ -239,6 +247,13 @@ fn compile_host(
     match template.constant() {
         Some(_) => Some((fixed(&origin, scheme), Some(origin.host))),
         None => Some((Host::Filled(template), None)),
+    }
+}
+
+pub fn scheme(raw: Option<RawScheme>) -> Scheme {
+    match raw {
+        Some(RawScheme::Https) => Scheme::Https,
+        Some(RawScheme::Http) | None => Scheme::Http,
     }
 }
 

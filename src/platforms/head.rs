@@ -11,7 +11,7 @@ use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 
 use super::template::{Filling, Names, Template};
 use super::{Call, Verdict};
-use crate::diag::Invalid;
+use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::uri;
 use crate::values::{Secret, TargetUri};
@@ -30,6 +30,20 @@ impl TargetPath {
 
     pub fn from_uri(uri: TargetUri, names: &Names<'_>) -> Result<Self, Invalid> {
         TargetPath::compile(&uri.path, uri.query, names)
+    }
+
+    /// The key `path` of targets that are not given as a URI; `scope` stands at the platform.
+    pub fn from_key(path: Option<String>, names: &Names<'_>, scope: &Scope<'_>) -> Option<Self> {
+        let path = path.unwrap_or_else(|| "/".to_owned());
+        let scope = scope.key("path");
+        if !path.starts_with('/') || path.contains(['?', '#', ' ']) || uri::check_path(&path).is_err() {
+            scope.reject_with(
+                format!("`{path}` is not a path to start from"),
+                "it starts with `/` and has no query and no dot segments",
+            );
+            return None;
+        }
+        scope.accept(TargetPath::compile(&path, None, names))
     }
 
     /// Sets the request's target: this path, then the call's suffix; this query, then the client's.
@@ -89,6 +103,16 @@ pub fn set_header(
     req.insert_header(name, value.clone()).map_err(|_| GatewayError::Internal)
 }
 
+/// Removes all fields whose names begin with one of these prefixes, which are in lower case.
+pub fn remove_prefixed(req: &mut RequestHeader, prefixes: &[&str]) {
+    let is_meant = |name: &&HeaderName| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
+    // Most requests have none, and an empty list takes no memory.
+    let names: Vec<HeaderName> = req.headers.keys().filter(is_meant).cloned().collect();
+    for name in &names {
+        req.remove_header(name);
+    }
+}
+
 /// What the functions frameworks say of the function's own code. A failure has status 500, but so has what a function answers.
 pub fn read_status(resp: &ResponseHeader) -> Verdict {
     let failed =
@@ -102,6 +126,14 @@ pub fn read_status(resp: &ResponseHeader) -> Verdict {
 /// OpenFunction's framework and Google's, which it came from.
 const FRAMEWORKS: [HeaderName; 2] =
     [HeaderName::from_static("x-openfunction-status"), HeaderName::from_static("x-google-status")];
+
+/// `Bearer …` for a token, marked as sensitive.
+pub fn bearer_authorization(token: &Secret) -> Result<HeaderValue, Invalid> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+        .map_err(|_| Invalid::new("the token holds a control character"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
 
 /// `Basic …` for `user:password`, marked as sensitive.
 pub fn basic_authorization(token: &Secret) -> HeaderValue {

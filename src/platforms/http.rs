@@ -15,7 +15,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::connection::{self, Base, Defaults};
+use super::connection::{self, Base, Defaults, RawScheme};
 use super::head::{Host, TargetPath, set_header};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
@@ -23,7 +23,7 @@ use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::secrets;
 use crate::upstream::Endpoint;
-use crate::values::{HostPort, RawSecret, Scheme, TargetUri, credential_identity};
+use crate::values::{HostPort, RawSecret, TargetUri, credential_identity};
 
 /// Give either `url`, or `nodes` with `scheme` and `path`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -52,13 +52,6 @@ pub struct RawNode {
     pub address: String,
     /// Share of the requests, relative to the other nodes (default 1)
     pub weight: Option<u32>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawScheme {
-    Http,
-    Https,
 }
 
 #[derive(Debug)]
@@ -134,10 +127,6 @@ fn locate_nodes(
     names: &Names<'_>,
     scope: &Scope<'_>,
 ) -> Option<(Base, TargetPath)> {
-    let scheme = match scheme {
-        Some(RawScheme::Https) => Scheme::Https,
-        Some(RawScheme::Http) | None => Scheme::Http,
-    };
     let endpoints: Vec<_> = nodes
         .into_iter()
         .enumerate()
@@ -155,23 +144,13 @@ fn locate_nodes(
             Some(Endpoint { address, weight })
         })
         .collect();
-    let path = path.unwrap_or_else(|| "/".to_owned());
-    let usable =
-        path.starts_with('/') && !path.contains(['?', '#', ' ']) && crate::uri::check_path(&path).is_ok();
-    if !usable {
-        scope.key("path").reject_with(
-            format!("`{path}` is not a path to start from"),
-            "it starts with `/` and has no query and no dot segments",
-        );
-        return None;
-    }
+    let path = TargetPath::from_key(path, names, scope);
     if endpoints.is_empty() {
         scope.key("nodes").reject("`nodes` is empty");
     }
     let endpoints = endpoints.into_iter().collect::<Option<Vec<_>>>()?;
     let origin = endpoints.first()?.address.clone();
-    let path = scope.key("path").accept(TargetPath::compile(&path, None, names))?;
-    Some((Base { scheme, origin, endpoints }, path))
+    Some((Base { scheme: connection::scheme(scheme), origin, endpoints }, path?))
 }
 
 fn compile_headers(

@@ -9,7 +9,9 @@ pub mod connection;
 pub mod envelope;
 pub mod head;
 pub mod http;
+pub mod knative;
 pub mod media;
+pub mod openfaas;
 pub mod openfunction;
 pub mod openwhisk;
 pub mod template;
@@ -17,7 +19,7 @@ pub mod template;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use ::http::{HeaderName, StatusCode};
+use ::http::{HeaderName, Method, StatusCode};
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
@@ -33,6 +35,8 @@ use crate::values::{ByteSize, Scheme};
 /// What a platform may know of the request it serves, beyond the head itself.
 #[derive(Debug)]
 pub struct Call<'a> {
+    /// The client's.
+    pub method: &'a Method,
     /// What follows the matched prefix, without its leading `/`, escapes untouched; `None` on exact routes.
     pub suffix: Option<&'a str>,
     /// What the path holds where the route has parameters.
@@ -98,6 +102,11 @@ pub trait Streamed {
     /// Makes the function's body the client's, after [`Verdict::Rewritten`]. An `Err` cuts the answer.
     fn map_body(&self, _call: &Call<'_>, body: Bytes) -> Result<Bytes, GatewayError> {
         Ok(body)
+    }
+
+    /// The header in which the platform names a call, if it does; its value stands in the access log.
+    fn call_id(&self) -> Option<HeaderName> {
+        None
     }
 }
 
@@ -216,7 +225,9 @@ pub enum Target {
 pub enum StreamedTarget {
     AzureFunctions(azure_functions::AzureFunctions),
     Http(http::Http),
+    Knative(knative::Knative),
     LambdaUrl(aws_lambda::Url),
+    OpenFaas(openfaas::OpenFaas),
     OpenFunction(openfunction::OpenFunction),
 }
 
@@ -232,7 +243,9 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::AzureFunctions(target) => target.rewrite_request(call, req),
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
+            StreamedTarget::Knative(target) => target.rewrite_request(call, req),
             StreamedTarget::LambdaUrl(target) => target.rewrite_request(call, req),
+            StreamedTarget::OpenFaas(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
         }
     }
@@ -241,7 +254,9 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::AzureFunctions(target) => target.adds_credential(asked),
             StreamedTarget::Http(target) => target.adds_credential(asked),
+            StreamedTarget::Knative(target) => target.adds_credential(asked),
             StreamedTarget::LambdaUrl(target) => target.adds_credential(asked),
+            StreamedTarget::OpenFaas(target) => target.adds_credential(asked),
             StreamedTarget::OpenFunction(target) => target.adds_credential(asked),
         }
     }
@@ -250,7 +265,9 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::AzureFunctions(target) => target.map_response(call, resp),
             StreamedTarget::Http(target) => target.map_response(call, resp),
+            StreamedTarget::Knative(target) => target.map_response(call, resp),
             StreamedTarget::LambdaUrl(target) => target.map_response(call, resp),
+            StreamedTarget::OpenFaas(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
         }
     }
@@ -259,7 +276,9 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::AzureFunctions(target) => target.read_body(status, start),
             StreamedTarget::Http(target) => target.read_body(status, start),
+            StreamedTarget::Knative(target) => target.read_body(status, start),
             StreamedTarget::LambdaUrl(target) => target.read_body(status, start),
+            StreamedTarget::OpenFaas(target) => target.read_body(status, start),
             StreamedTarget::OpenFunction(target) => target.read_body(status, start),
         }
     }
@@ -268,8 +287,21 @@ impl Streamed for StreamedTarget {
         match self {
             StreamedTarget::AzureFunctions(target) => target.map_body(call, body),
             StreamedTarget::Http(target) => target.map_body(call, body),
+            StreamedTarget::Knative(target) => target.map_body(call, body),
             StreamedTarget::LambdaUrl(target) => target.map_body(call, body),
+            StreamedTarget::OpenFaas(target) => target.map_body(call, body),
             StreamedTarget::OpenFunction(target) => target.map_body(call, body),
+        }
+    }
+
+    fn call_id(&self) -> Option<HeaderName> {
+        match self {
+            StreamedTarget::AzureFunctions(target) => target.call_id(),
+            StreamedTarget::Http(target) => target.call_id(),
+            StreamedTarget::Knative(target) => target.call_id(),
+            StreamedTarget::LambdaUrl(target) => target.call_id(),
+            StreamedTarget::OpenFaas(target) => target.call_id(),
+            StreamedTarget::OpenFunction(target) => target.call_id(),
         }
     }
 }
@@ -350,6 +382,10 @@ pub struct Raw {
     pub aws_lambda: Option<aws_lambda::Raw>,
     /// A function of Azure Functions
     pub azure_functions: Option<azure_functions::Raw>,
+    /// A service of Knative
+    pub knative: Option<knative::Raw>,
+    /// A function of OpenFaaS
+    pub openfaas: Option<openfaas::Raw>,
     /// Any HTTP service
     pub http: Option<http::Raw>,
 }
@@ -369,12 +405,14 @@ pub struct Compiled {
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
 pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { openfunction, openwhisk, aws_lambda, azure_functions, http } = raw;
+    let Raw { openfunction, openwhisk, aws_lambda, knative, azure_functions, openfaas, http } = raw;
     let mut given = [
         openfunction.map(|raw| Platform::OpenFunction(Box::new(raw))),
         openwhisk.map(|raw| Platform::OpenWhisk(Box::new(raw))),
         aws_lambda.map(|raw| Platform::AwsLambda(Box::new(raw))),
+        knative.map(|raw| Platform::Knative(Box::new(raw))),
         azure_functions.map(|raw| Platform::AzureFunctions(Box::new(raw))),
+        openfaas.map(|raw| Platform::OpenFaas(Box::new(raw))),
         http.map(|raw| Platform::Http(Box::new(raw))),
     ]
     .into_iter()
@@ -388,6 +426,8 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         Platform::OpenWhisk(raw) => openwhisk::compile(*raw, route, &scope.key("openwhisk")),
         Platform::AwsLambda(raw) => aws_lambda::compile(*raw, route, &scope.key("aws_lambda")),
         Platform::AzureFunctions(raw) => azure_functions::compile(*raw, route, &scope.key("azure_functions")),
+        Platform::Knative(raw) => knative::compile(*raw, route, &scope.key("knative")),
+        Platform::OpenFaas(raw) => openfaas::compile(*raw, route, &scope.key("openfaas")),
         Platform::Http(raw) => http::compile(*raw, route, &scope.key("http")),
     }
 }
@@ -397,11 +437,14 @@ enum Platform {
     OpenFunction(Box<openfunction::Raw>),
     OpenWhisk(Box<openwhisk::Raw>),
     AwsLambda(Box<aws_lambda::Raw>),
+    Knative(Box<knative::Raw>),
     AzureFunctions(Box<azure_functions::Raw>),
+    OpenFaas(Box<openfaas::Raw>),
     Http(Box<http::Raw>),
 }
 
-const NAMES: &str = "`openfunction`, `openwhisk`, `aws_lambda`, `azure_functions`, `http`";
+const NAMES: &str =
+    "`openfunction`, `openwhisk`, `aws_lambda`, `knative`, `azure_functions`, `openfaas`, `http`";
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -412,6 +455,7 @@ pub(crate) mod tests {
     /// A call without suffix, query and parameters.
     pub(crate) fn call() -> Call<'static> {
         Call {
+            method: &Method::GET,
             suffix: None,
             parameters: Parameters::default(),
             query: None,

@@ -3,23 +3,6 @@
 use crate::harness::*;
 
 #[tokio::test]
-async fn a_body_that_is_sent_once_more_is_not_counted_twice() {
-    let origin = Origin::http1().echo().answers_per_connection(1).start().await;
-    let gateway =
-        Gateway::start(&format!("limits: {{ body: 100 }}\n{}", route("/fn", &openfunction(&origin)))).await;
-    let body = "x".repeat(60);
-    let request = Request::new("PUT", "/fn").body(body.as_str());
-
-    assert_eq!(gateway.send(&request).await.status(), 200);
-    let answer = gateway.send(&request).await;
-
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    assert_eq!(answer.json::<Echo>().body, body);
-    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
-    assert_eq!((&line["attempts"], &line["bytes_in"]), (&2.into(), &60.into()), "{line}");
-}
-
-#[tokio::test]
 async fn a_length_that_a_function_says_twice_is_said_once() {
     for lengths in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 2, 2"] {
         let origin = Origin::raw(format!("HTTP/1.1 200 OK\r\n{lengths}\r\n\r\nok").as_str()).await;

@@ -35,14 +35,20 @@ mod demo;
 mod docs;
 /// Google's functions framework as a real function server.
 mod framework;
+/// gRPC: trailers, and messages one by one.
+mod grpc;
 /// Malformed and hostile requests, row by row.
 mod hardening;
 /// HTTP/2 from clients, frame by frame.
 mod http2;
+/// Services behind an ingress, found by their Host.
+mod knative;
 /// Sockets from the service manager, names from the resolver.
 mod machine;
 /// Counters, gauges, histograms, and the admin listener.
 mod metrics;
+/// Functions behind a gateway of their own, called at once or queued.
+mod openfaas;
 /// What every platform goes through, and what only one can do.
 mod platforms;
 /// How many connections there are to a function, and what a dead one costs.

@@ -489,6 +489,8 @@ enum Platform {
     /// Lambda's API.
     Lambda,
     AzureFunctions,
+    Knative,
+    OpenFaas,
     Http,
 }
 
@@ -499,6 +501,8 @@ impl Platform {
             Self::OpenWhisk => "openwhisk",
             Self::LambdaUrl | Self::SignedLambdaUrl | Self::Lambda => "aws_lambda",
             Self::AzureFunctions => "azure_functions",
+            Self::Knative => "knative",
+            Self::OpenFaas => "openfaas",
             Self::Http => "http",
         }
     }
@@ -521,6 +525,11 @@ impl Platform {
             Self::LambdaUrl => format!("function_uri: '{url}/', authorization: {{ apikey: key }}"),
             Self::SignedLambdaUrl => format!("function_uri: '{url}/', {IAM}"),
             Self::Lambda => format!("function: test, region: eu-west-1, endpoint: '{url}', {IAM}"),
+            Self::Knative => {
+                let (scheme, host) = url.split_once("://").unwrap();
+                format!("scheme: {scheme}, host: '{host}'")
+            }
+            Self::OpenFaas => format!("gateway_uri: '{url}', function: test"),
             Self::Http => format!("url: '{url}/'"),
         };
         format!("{}: {{ {keys}, {more} }}", self.name())
@@ -534,12 +543,14 @@ async fn answering() -> Origin {
 
 const IAM: &str = "authorization: { iam: { accesskey: AKID, secretkey: secret } }";
 
-const PLATFORMS: [Platform; 7] = [
+const PLATFORMS: [Platform; 9] = [
     Platform::OpenFunction,
     Platform::OpenWhisk,
     Platform::LambdaUrl,
     Platform::SignedLambdaUrl,
     Platform::Lambda,
+    Platform::Knative,
     Platform::AzureFunctions,
+    Platform::OpenFaas,
     Platform::Http,
 ];

@@ -779,15 +779,20 @@ mod shipped {
         assert_eq!(format!("{:?}", written.terms), format!("{:?}", default.terms));
 
         let bare = plan(load_yaml(
-            "routes:\n  - { name: a, match: { path: /a }, target: { openwhisk: { api_host: 'http://127.0.0.1:3233', \
+            "routes:\n  - { name: action, match: { path: /a }, target: { openwhisk: { api_host: 'http://127.0.0.1:3233', \
              service_token: 'uuid:key', namespace: guest, action: hello } } }\n  \
-             - { name: b, match: { path: /b }, target: { aws_lambda: { function_uri: \
+             - { name: revision, match: { path: /b }, target: { knative: { service: hello, domain: example.com, \
+             address: '127.0.0.1:8080' } } }\n  \
+             - { name: lambda-url, match: { path: /l }, target: { aws_lambda: { function_uri: \
              'https://abcdef.lambda-url.eu-west-1.on.aws', authorization: { iam: {} } } } }\n  \
-             - { name: c, match: { path: /c }, target: { aws_lambda: { function: hello, region: eu-west-1 } } }\n  \
-             - { name: d, match: { path: /d/* }, target: { azure_functions: { function_uri: 'http://127.0.0.1:7071/api' } } }\n  \
-             - { name: e, match: { path: /e }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
+             - { name: lambda, match: { path: /m }, target: { aws_lambda: { function: hello, region: eu-west-1 } } }\n  \
+             - { name: trigger, match: { path: /t/* }, target: { azure_functions: { function_uri: 'http://127.0.0.1:7071/api' } } }\n  \
+             - { name: faas, match: { path: /c }, target: { openfaas: { gateway_uri: 'http://127.0.0.1:8080', \
+             function: hello } } }\n  \
+             - { name: service, match: { path: /d }, target: { http: { url: 'http://127.0.0.1:8080/' } } }\n",
         ));
-        for (written, default) in reference.routes[1..6].iter().zip(&bare.routes) {
+        for default in &bare.routes {
+            let written = reference.routes.iter().find(|route| route.name == default.name).unwrap();
             let (written, default) = (&written.function, &default.function);
             assert_eq!(format!("{:?}", written.target), format!("{:?}", default.target));
             assert_eq!(format!("{:?}", written.terms), format!("{:?}", default.terms));

@@ -17,7 +17,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{CALL_ID, Prefer, in_memory, refusal};
+use super::{CALL_ID, Prefer, in_memory, refusal, warn_without_tls};
 use crate::aws::{SigningScope, iam, sign, strip_reserved};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
@@ -29,7 +29,7 @@ use crate::platforms::{
     Target, Verdict,
 };
 use crate::secrets;
-use crate::values::{RawSecret, Scheme, TargetUri, credential_identity};
+use crate::values::{RawSecret, TargetUri, credential_identity};
 
 /// Called with a key of API Gateway, or with none.
 #[derive(Debug)]
@@ -65,6 +65,10 @@ impl Streamed for Url {
 
     fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
         Ok(reported(resp).map_or(Verdict::Answered, Verdict::Failed))
+    }
+
+    fn call_id(&self) -> Option<HeaderName> {
+        Some(CALL_ID)
     }
 }
 
@@ -143,7 +147,7 @@ pub(super) fn compile(
     let uri = scope.key("function_uri").accept(uri.parse::<TargetUri>());
     let apikey = match apikey {
         None => Some(None),
-        Some(key) => compile_key(key, uri.as_ref(), &authorization.key("apikey")).map(Some),
+        Some(key) => compile_key(key, &authorization.key("apikey")).map(Some),
     };
     let iam = match iam {
         None => Some(None),
@@ -179,6 +183,7 @@ pub(super) fn compile(
             credentials: None,
         });
     };
+    warn_without_tls(&connection.terms, &scope.key("function_uri"));
     let request = in_memory(connection.max_request, DEFAULT_BODY, &scope.key("max_req_body_size"))?;
     // The answer is passed on as it comes.
     let limits = BodyLimits { request, response: 0 };
@@ -191,15 +196,8 @@ pub(super) fn compile(
     })
 }
 
-fn compile_key(key: RawSecret, uri: Option<&TargetUri>, scope: &Scope<'_>) -> Option<HeaderValue> {
-    let key = secrets::resolve(key, scope)?;
-    if let Some(uri) = uri.filter(|uri| uri.scheme == Scheme::Http && !uri.origin.is_loopback()) {
-        scope.warn(
-            "the `function_uri` has no TLS: the API key can be read on its way",
-            format!("`https://{}`, as AWS has it", uri.origin.host),
-        );
-    }
-    let value = HeaderValue::try_from(key.expose());
+fn compile_key(key: RawSecret, scope: &Scope<'_>) -> Option<HeaderValue> {
+    let value = HeaderValue::try_from(secrets::resolve(key, scope)?.expose());
     let mut value =
         scope.accept(value.map_err(|_| Invalid::new("the key has characters that no header can have")))?;
     value.set_sensitive(true);

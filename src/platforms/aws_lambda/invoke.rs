@@ -12,7 +12,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::function::Function;
 use super::payload::{Form, Payload};
 use super::stream::Decoder;
-use super::{CALL_ID, Invocation, in_memory, keep_call_id, refusal};
+use super::{CALL_ID, Invocation, in_memory, keep_call_id, refusal, warn_without_tls};
 use crate::aws::{SigningScope, iam, sign};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
@@ -159,6 +159,8 @@ pub(super) fn compile(
     let connection = connection::compile(connection, base, DEFAULTS, names, scope)?;
     let default = if invocation == Invocation::Event { DEFAULT_EVENT } else { DEFAULT_BODY };
     let request = in_memory(connection.max_request, default, &scope.key("max_req_body_size"));
+
+    warn_without_tls(&connection.terms, &scope.key("endpoint"));
 
     let iam = iam?;
     let connection = connection.with_credential(Some(iam.source.identity()));

@@ -40,7 +40,8 @@ use super::template::{Names, Route};
 use crate::aws::iam;
 use crate::diag::Scope;
 use crate::error::GatewayError;
-use crate::values::{ByteSize, RawSecret, Written};
+use crate::upstream::Terms;
+use crate::values::{ByteSize, RawSecret, Scheme, Written};
 
 /// The attributes of the APISIX plugin of the same name, those of Lambda's API, and the connection keys. Give either `function_uri` or
 /// `function`.
@@ -183,6 +184,17 @@ fn in_memory(written: Option<ByteSize>, default: usize, scope: &Scope<'_>) -> Op
         scope.reject_with(format!("the limit is {} bytes", size.0), "at most 1GiB; it is held in memory");
     }
     bytes
+}
+
+/// A signature hides nothing, and a session token is sent beside it.
+fn warn_without_tls(terms: &Terms, scope: &Scope<'_>) {
+    let remote = terms.endpoints.iter().find(|endpoint| !endpoint.address.is_loopback());
+    if let Some(remote) = remote.filter(|_| terms.scheme == Scheme::Http) {
+        scope.warn(
+            format!("signed requests are sent to `{}` without TLS", remote.address),
+            "whoever is on the way can read and, for some minutes, repeat them; use `https`",
+        );
+    }
 }
 
 /// Puts the platform's name for the call into the client's head.

@@ -117,9 +117,12 @@ fn credentials_tell_connections_apart() {
 }
 
 #[test]
-fn a_key_without_tls_draws_a_warning() {
-    let yaml = |uri: &str| format!("{{function_uri: '{uri}', authorization: {{apikey: k}}}}");
-    assert_eq!(said(&yaml("http://f.example"), Severity::Warning).len(), 1);
-    assert_eq!(said(&yaml("http://127.0.0.1:80"), Severity::Warning).len(), 0);
-    assert_eq!(said(&yaml("https://f.example"), Severity::Warning).len(), 0);
+fn a_signature_without_tls_draws_a_warning() {
+    let warnings = |yaml: &str| said(yaml, Severity::Warning).len();
+    let url = |uri: &str| format!("{{function_uri: '{uri}', authorization: {{iam: {{}}}}}}");
+    assert_eq!(warnings(&url("http://f.example")), 1);
+    assert_eq!(warnings(&url("http://127.0.0.1:80")), 0);
+    assert_eq!(warnings(&url("https://f.example")), 0);
+    assert_eq!(warnings("{function: f, region: eu-west-1, endpoint: 'http://api.example'}"), 1);
+    assert_eq!(warnings("{function: f, region: eu-west-1}"), 0);
 }

@@ -72,6 +72,7 @@ fn events_are_those_of_the_golden_files() {
         path,
         origin: Origin { scheme: Scheme::Https, authority: "api.example.com:8443" },
         request_id: "req-1",
+        method: &http::Method::POST,
         client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
     };
     let head = head("POST", &fields);
