@@ -213,6 +213,7 @@ fn access_log(c: &mut Criterion) {
         upstream: Some(SocketAddr::from(([127, 0, 0, 1], 30583))),
         client: Some(LOCALHOST),
         protocol: Version::HTTP_11,
+        cold: None,
         activation_id: None,
     };
     c.bench_function("access_log/line", |b| b.iter(|| log.record(black_box(&entry))));

@@ -92,6 +92,8 @@ impl App {
         let conf = Arc::new(ServerConf {
             threads,
             upstream_keepalive_pool_size: pool_size.div_ceil(threads),
+            // How often is for the gateway to say, request by request.
+            max_retries: usize::MAX,
             ..ServerConf::default()
         });
         let connector = Connector::new(Some(ConnectorOptions::from_server_conf(&conf)));

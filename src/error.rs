@@ -48,6 +48,8 @@ pub enum GatewayError {
     Throttled(Option<u32>),
     /// The platform could not call the function, for reasons of its own.
     PlatformError(&'static str),
+    /// The function was not there for as long as its route lets a request wait.
+    ColdStart,
     Overloaded,
     Draining,
     ClientGone,
@@ -113,7 +115,7 @@ impl GatewayError {
             NoFunction => StatusCode::NOT_FOUND,
             Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
+            ColdStart | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
             Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -146,6 +148,7 @@ impl GatewayError {
             NoFunction => "no_function",
             Throttled(_) => "throttled",
             PlatformError(_) => "platform_error",
+            ColdStart => "cold_start",
             Overloaded => "overloaded",
             Draining => "draining",
             ClientGone => "client_gone",
@@ -160,7 +163,7 @@ impl GatewayError {
             | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
             | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoFunction
-            | Throttled(_) | PlatformError(_) => Blame::Upstream,
+            | Throttled(_) | PlatformError(_) | ColdStart => Blame::Upstream,
             NoCredential | CredentialRefused | Overloaded | Draining | Internal => Blame::Gateway,
         }
     }
@@ -194,6 +197,7 @@ impl GatewayError {
             NoFunction => "the platform knows no such function",
             Throttled(_) => "the platform takes no further call of this function now",
             PlatformError(reason) => reason,
+            ColdStart => "the function has not started yet",
             Overloaded => "the gateway is at its limit",
             Draining => "the gateway is shutting down",
             ClientGone => "the client closed the connection",
@@ -204,7 +208,7 @@ impl GatewayError {
     /// Seconds after which a client may try again; only for refusals that are the gateway's own decision, or that the platform dated.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            GatewayError::Overloaded | GatewayError::Draining => Some(1),
+            GatewayError::ColdStart | GatewayError::Overloaded | GatewayError::Draining => Some(1),
             GatewayError::Throttled(after) => *after,
             _ => None,
         }

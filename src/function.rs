@@ -6,6 +6,7 @@ use pingora::http::RequestHeader;
 
 use crate::aws::Keeper;
 use crate::platforms::{Buffered, Streamed, Target};
+use crate::policy::Policy;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
 use crate::values::ByteSize;
@@ -22,6 +23,7 @@ pub struct Function {
     pub max_request: Option<ByteSize>,
     /// Keeps the credentials fresh that requests are signed with.
     pub credentials: Option<Arc<Keeper>>,
+    pub policy: Policy,
 }
 
 impl Function {

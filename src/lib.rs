@@ -16,6 +16,7 @@ pub mod tls;
 pub mod upstream;
 
 pub mod platforms;
+pub mod policy;
 pub mod routing;
 
 pub mod function;

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use crate::aws::Keeper;
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
+use crate::policy::Policy;
 use crate::routing::{Matcher, RouteTable};
 use crate::telemetry::Metrics;
 use crate::tls::Identity;
@@ -33,6 +34,7 @@ pub struct Plan {
 pub struct Route {
     pub name: String,
     pub matcher: Matcher,
+    pub policy: Policy,
     pub function: platforms::Compiled,
 }
 
@@ -98,7 +100,7 @@ impl Snapshot {
             .flat_map(|snapshot| snapshot.routes.values())
             .map(|function| (function.route.as_str(), function))
             .collect();
-        let routes = plan.routes.into_iter().map(|Route { name, matcher, function }| {
+        let routes = plan.routes.into_iter().map(|Route { name, matcher, policy, function }| {
             let platforms::Compiled { platform, target, terms, max_request, credentials } = function;
             // The keeper of a source that was there before lives on.
             let credentials = credentials.map(|source| Keeper::of(&source, &Handle::current()));
@@ -126,6 +128,7 @@ impl Snapshot {
                     metrics,
                     max_request,
                     credentials,
+                    policy,
                 }),
             )
         });

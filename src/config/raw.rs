@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use crate::platforms;
+use crate::policy::{cold_start, retry};
 use crate::values::Written;
 
 /// A configuration of fngate.
@@ -132,6 +133,10 @@ pub(super) struct Route {
     pub(super) matcher: Match,
     /// Between routes that match alike, the higher one wins (default 0)
     pub(super) priority: Option<i32>,
+    /// When a call that failed is tried again, beyond the one resend that is always safe (default: never)
+    pub(super) retry: Option<retry::Raw>,
+    /// How long requests wait for a function that is not there yet (default: not at all)
+    pub(super) cold_start: Option<cold_start::Raw>,
     /// The function: exactly one platform
     pub(super) target: platforms::Raw,
 }

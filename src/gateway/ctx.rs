@@ -9,6 +9,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
+use super::again::Again;
 use super::body::Body;
 use super::limits::InFlight;
 use super::{entrance, forward};
@@ -48,6 +49,8 @@ pub struct RequestCtx {
     pub(super) is_tunnel: bool,
     /// The answer's body, where the platform wants something of it.
     pub(super) body: Option<Box<Body>>,
+    /// What the route's policy has to do with this request.
+    pub(super) again: Option<Box<Again>>,
     pub(super) activation_id: Option<String>,
 }
 
@@ -97,6 +100,7 @@ impl RequestCtx {
             held: None,
             is_tunnel: false,
             body: None,
+            again: None,
             activation_id: None,
         }
     }

@@ -16,6 +16,7 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
+use super::again::{self, Ending, Repeat};
 use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, finish_head, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
@@ -51,7 +52,8 @@ pub(super) async fn run(
     let sealed = target.seal(&ctx.call(session), &mut head, body, &with)?;
     frame(&mut head, function, sealed.len())?;
 
-    let called = attended(session, call(gateway, ctx, function, head, sealed)).await;
+    let repeat = Repeat::of(session);
+    let called = attended(session, call(gateway, ctx, function, head, sealed, repeat)).await;
     let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end())?;
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
@@ -126,7 +128,7 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
 }
 
 /// Does this for as long as the client is there.
-async fn attended<T>(
+pub(super) async fn attended<T>(
     session: &mut Session,
     work: impl Future<Output = Result<T, GatewayError>>,
 ) -> Result<T, GatewayError> {
@@ -184,17 +186,29 @@ async fn call(
     function: &Function,
     head: RequestHeader,
     body: Bytes,
+    repeat: Repeat,
 ) -> Result<(ResponseHeader, Line), GatewayError> {
     loop {
+        again::before(ctx).await?;
         let remaining = ctx.remaining()?;
-        let lease = ctx.upstream.begin(&function.upstream, Use::Exchange)?;
-        let peer = function.upstream.peer(lease, Use::Exchange, remaining);
-        match in_time(remaining, attempt(gateway, ctx, function, peer, &head, &body)).await {
+        let lease = ctx.upstream.begin(&function.upstream, Use::Exchange);
+        let peer = lease.map(|lease| function.upstream.peer(lease, Use::Exchange, remaining));
+        let ended = match peer {
+            Ok(peer) => in_time(remaining, attempt(gateway, ctx, function, peer, &head, &body)).await,
+            Err(error) => Err(error.into()),
+        };
+        match ended {
+            Ok((resp, _)) if again::weigh(&resp, ctx, repeat) => {}
             Ok(answer) => return Ok(answer),
             Err(Failure { retry: Some(reason), .. }) if ctx.upstream.count < 2 => {
                 function.metrics.retried(reason)
             }
-            Err(Failure { error, .. }) => return Err(error),
+            Err(Failure { error, .. }) => {
+                let ending = Ending::of(&error, ctx.upstream.reused == Some(true));
+                if !ending.is_some_and(|ending| again::after(ctx, ending, None, repeat)) {
+                    return Err(error);
+                }
+            }
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::error::GatewayError;
 /// An error of ours on its way through Pingora; the context holds the reason itself.
 pub(super) const OURS: ErrorType = ErrorType::Custom("fngate");
 
+/// An attempt that failed and is made again.
+pub(super) const AGAIN: ErrorType = ErrorType::Custom("fngate: again");
+
 /// The reason behind an error that is not of our own making.
 pub(super) fn reason(error: &Error) -> GatewayError {
     match error.esource() {

@@ -3,6 +3,7 @@
 //! Decide early, act late: `request_filter` takes the snapshot, finds the route and refuses; `upstream_peer` chooses an address;
 //! `upstream_request_filter` rewrites; `fail_to_proxy` answers for what went wrong; `logging` writes the one line and counts.
 
+mod again;
 mod answer;
 mod body;
 mod ctx;
@@ -30,6 +31,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
+use self::again::{Ending, Repeat};
 use self::answer::{
     INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, notice_call_id, notice_refusal,
 };
@@ -40,6 +42,7 @@ use self::limits::Load;
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::platforms::{Streamed, Target, Verdict};
+use crate::policy::retry::Condition;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics, Retry};
 use crate::upstream::{Keepalive, Use};
@@ -124,6 +127,10 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestCtx,
     ) -> pingora::Result<Box<HttpPeer>> {
         let purpose = purpose(session);
+        let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
+        if !function.policy.is_empty() {
+            wait_for_turn(session, ctx).await.map_err(|error| ours(ctx, error))?;
+        }
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
         let Some(route) = &ctx.route else { return Err(ours(ctx, GatewayError::Internal)) };
         let upstream = &route.function.upstream;
@@ -131,12 +138,19 @@ impl ProxyHttp for Gateway {
             ctx.upstream.begin(upstream, purpose).map(|lease| upstream.peer(lease, purpose, remaining));
         // What was read of the body passes its filter once more.
         ctx.body_in = 0;
-        peer.map_err(|error| ours(ctx, error))
+        match peer {
+            Ok(peer) => Ok(peer),
+            // The name may come with the function.
+            Err(_) if again::after(ctx, Ending::Failed(Condition::Connect), None, Repeat::of(session)) => {
+                Err(once_more())
+            }
+            Err(error) => Err(ours(ctx, error)),
+        }
     }
 
     fn fail_to_connect(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         _: &HttpPeer,
         ctx: &mut RequestCtx,
         mut error: Box<Error>,
@@ -147,6 +161,8 @@ impl ProxyHttp for Gateway {
             ctx.function().filter(|function| ctx.upstream.count < 2 && function.upstream.address_count() > 1);
         if let Some(function) = elsewhere {
             function.metrics.retried(Retry::Connect);
+            error.set_retry(true);
+        } else if again::after(ctx, Ending::Failed(Condition::Connect), None, Repeat::of(session)) {
             error.set_retry(true);
         }
         error
@@ -216,8 +232,11 @@ impl ProxyHttp for Gateway {
         } else {
             expect_end(session, ctx);
         }
-        let purpose = purpose(session);
-        check_answer(purpose, resp).map_err(|error| ours(ctx, error))
+        check_answer(purpose(session), resp).map_err(|error| ours(ctx, error))?;
+        if !resp.status.is_informational() && again::weigh(resp, ctx, Repeat::of(session)) {
+            return Err(once_more());
+        }
+        Ok(())
     }
 
     fn upstream_response_body_filter(
@@ -314,6 +333,10 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         ctx.upstream.end();
+        if *error.etype() == fault::AGAIN {
+            error.set_retry(true);
+            return error;
+        }
         // The one safe resend: the pooled connection was gone before a byte of an answer came, which Pingora marks (`ReusedOnly`), and
         // the request may be repeated; or not even the head could be written, which it does not mark, and any request may be.
         error.retry.decide_reuse(client_reused);
@@ -327,6 +350,10 @@ impl ProxyHttp for Gateway {
         error.set_retry(resend);
         if resend && let Some(function) = ctx.function() {
             function.metrics.retried(Retry::StaleConnection);
+        } else if !resend && *error.esource() == ErrorSource::Upstream && ctx.error.is_none() {
+            let ending = Ending::of(&fault::reason(&error), client_reused);
+            error
+                .set_retry(ending.is_some_and(|ending| again::after(ctx, ending, None, Repeat::of(session))));
         }
         error
     }
@@ -388,6 +415,27 @@ impl Gateway {
         ctx.error = Some(error);
         Ok(true)
     }
+}
+
+/// Waits for what the route's policy wants before the next attempt, for as long as the client is there.
+async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        // What the last attempt had to keep is over.
+        wire.expire_at(None);
+    }
+    if session.as_downstream_mut().is_body_done() {
+        exchange::attended(session, again::before(ctx)).await
+    } else {
+        // The rest of the body would be taken for the client's leaving.
+        again::before(ctx).await
+    }
+}
+
+/// An error that leads to the next attempt.
+fn once_more() -> Box<Error> {
+    let mut error = Error::new_up(fault::AGAIN);
+    error.set_retry(true);
+    error
 }
 
 /// Makes the client's head the function's.

@@ -41,6 +41,11 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
         counts.first_byte(first_byte);
     }
 
+    let cold = ctx.again.as_ref().map(|again| again.held).filter(|held| !held.is_zero());
+    if let Some(held) = cold {
+        counts.held_cold(held);
+    }
+
     if !log.is_on() {
         return;
     }
@@ -68,6 +73,7 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
         upstream: ctx.upstream.lease.as_ref().map(|lease| lease.address()),
         client: Some(ctx.client),
         protocol: head.version,
+        cold,
         activation_id: ctx.activation_id.as_deref().map(str::as_bytes),
     });
 }
@@ -128,6 +134,7 @@ impl Observer for Refusals {
             upstream: None,
             client: at.client.as_ref().map(SocketAddr::ip),
             protocol: http::Version::HTTP_11,
+            cold: None,
             activation_id: None,
         });
     }

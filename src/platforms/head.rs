@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 
 use super::template::{Filling, Names, Template};
-use super::{Call, Verdict};
+use super::{Call, Readiness, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::uri;
@@ -122,6 +122,17 @@ pub fn read_status(resp: &ResponseHeader) -> Verdict {
         false => Verdict::Answered,
     }
 }
+
+/// KEDA's interceptor marks what it answers while it starts the function, OpenFunction's second engine among them.
+pub fn cold_marker(resp: &ResponseHeader) -> Readiness {
+    let is_marked = resp.headers.get(COLD_START).is_some_and(|mark| mark == "true");
+    match is_marked && matches!(resp.status.as_u16(), 502..=504) {
+        true => Readiness::NotReady,
+        false => Readiness::Ready,
+    }
+}
+
+const COLD_START: HeaderName = HeaderName::from_static("x-keda-http-cold-start");
 
 /// OpenFunction's framework and Google's, which it came from.
 const FRAMEWORKS: [HeaderName; 2] =

@@ -15,16 +15,16 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults, RawScheme};
-use super::head::{Host, TargetPath, read_status, remove_prefixed, set_header};
+use super::head::{Host, TargetPath, cold_marker, read_status, remove_prefixed, set_header};
 use super::template::{Name, Names, Route, Template};
-use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
+use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::values::{HostPort, Scheme, is_host_name};
@@ -87,6 +87,17 @@ impl Streamed for Knative {
             req.remove_header(&USER_AGENT);
         }
         Ok(())
+    }
+
+    fn readiness(&self, resp: &ResponseHeader) -> Readiness {
+        // The body is not here yet, but nothing else looks like Go's own errors with a text of one of these lengths.
+        let length = resp.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+        let is_gos = resp.headers.get(X_CONTENT_TYPE_OPTIONS).is_some_and(|value| value == "nosniff");
+        let is_no_functions = resp.status == StatusCode::SERVICE_UNAVAILABLE && may_come_from_the_way(resp);
+        match is_no_functions && is_gos && matches!(length, Some(b"26" | b"27")) {
+            true => Readiness::NotReady,
+            false => cold_marker(resp),
+        }
     }
 
     fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {

@@ -82,6 +82,16 @@ pub enum Verdict {
     Rewritten { limit: usize },
 }
 
+/// Whether a function is there, by the head of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// The platform says so itself.
+    NotReady,
+    /// An answer that the platform also gives while it starts the function: believed only shortly after it was found missing.
+    Unsure,
+}
+
 /// Bodies pass through untouched; only the heads are rewritten, but for the answers whose [`Verdict`] says otherwise.
 pub trait Streamed {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
@@ -89,6 +99,11 @@ pub trait Streamed {
     /// Whether a call whose client sent this head goes out with the target's own credential, if it has one.
     fn adds_credential(&self, _asked: &RequestHeader) -> bool {
         true
+    }
+
+    /// Whether the platform says that the function is not there yet, and has not seen the call.
+    fn readiness(&self, _: &ResponseHeader) -> Readiness {
+        Readiness::Ready
     }
 
     /// Makes the function's head the client's. An `Err` is answered in its place.
@@ -269,6 +284,17 @@ impl Streamed for StreamedTarget {
             StreamedTarget::LambdaUrl(target) => target.map_response(call, resp),
             StreamedTarget::OpenFaas(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
+        }
+    }
+
+    fn readiness(&self, resp: &ResponseHeader) -> Readiness {
+        match self {
+            StreamedTarget::AzureFunctions(target) => target.readiness(resp),
+            StreamedTarget::Http(target) => target.readiness(resp),
+            StreamedTarget::Knative(target) => target.readiness(resp),
+            StreamedTarget::LambdaUrl(target) => target.readiness(resp),
+            StreamedTarget::OpenFaas(target) => target.readiness(resp),
+            StreamedTarget::OpenFunction(target) => target.readiness(resp),
         }
     }
 

@@ -20,9 +20,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults};
-use super::head::{Host, TargetPath, basic_authorization, read_status, set_header};
+use super::head::{Host, TargetPath, basic_authorization, cold_marker, read_status, set_header};
 use super::template::{Names, Route};
-use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
+use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::secrets;
@@ -64,6 +64,10 @@ impl Streamed for OpenFunction {
             Some(value) => set_header(req, AUTHORIZATION, value),
             None => Ok(()),
         }
+    }
+
+    fn readiness(&self, resp: &ResponseHeader) -> Readiness {
+        cold_marker(resp)
     }
 
     fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {

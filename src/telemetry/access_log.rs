@@ -53,6 +53,8 @@ pub struct Entry<'a> {
     pub upstream: Option<SocketAddr>,
     pub client: Option<IpAddr>,
     pub protocol: Version,
+    /// How long the request waited for its function to come up; only written when it did.
+    pub cold: Option<Duration>,
     /// Only written when there is one.
     pub activation_id: Option<&'a [u8]>,
 }
@@ -131,6 +133,9 @@ impl Entry<'_> {
         address(line, "upstream", self.upstream);
         address(line, "client", self.client);
         text(line, "protocol", Some(protocol(self.protocol).as_bytes()));
+        if self.cold.is_some() {
+            millis(line, "cold_ms", self.cold);
+        }
         if self.activation_id.is_some() {
             text(line, "activation_id", self.activation_id);
         }

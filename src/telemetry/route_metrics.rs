@@ -21,6 +21,7 @@ pub struct RouteMetrics {
     /// In the order of `FAILURE_CODES`.
     failures: [AtomicU64; FAILURE_CODES.len()],
     retries: [AtomicU64; Retry::ALL.len()],
+    cold_starts: AtomicU64,
     dialled: AtomicU64,
     reused: AtomicU64,
     request_bytes: AtomicU64,
@@ -31,6 +32,7 @@ pub struct RouteMetrics {
     overhead: Histogram,
     connect: Histogram,
     first_byte: Histogram,
+    cold_start_hold: Histogram,
 }
 
 /// Why a request was sent once more.
@@ -38,8 +40,16 @@ pub struct RouteMetrics {
 pub enum Retry {
     /// The reused connection was gone before the first byte of an answer.
     StaleConnection,
-    /// No connection could be made; another address is tried.
+    /// No connection could be made.
     Connect,
+    /// The connection broke off before the first byte of an answer.
+    Reset,
+    /// The function was silent for too long.
+    Timeout,
+    /// It answered with a status that the route's policy tries again.
+    Status,
+    /// It was not there yet.
+    ColdStart,
 }
 
 /// How a request ended, as far as it is counted.
@@ -69,6 +79,7 @@ impl RouteMetrics {
             requests: Default::default(),
             failures: Default::default(),
             retries: Default::default(),
+            cold_starts: AtomicU64::default(),
             dialled: AtomicU64::default(),
             reused: AtomicU64::default(),
             request_bytes: AtomicU64::default(),
@@ -79,6 +90,7 @@ impl RouteMetrics {
             overhead: histogram(&OVERHEAD, &OVERHEAD_BUCKETS),
             connect: histogram(&CONNECT, &CONNECT_BUCKETS),
             first_byte: histogram(&FIRST_BYTE, &CALL_BUCKETS),
+            cold_start_hold: histogram(&COLD_START_HOLD, &CALL_BUCKETS),
         }
     }
 
@@ -114,6 +126,16 @@ impl RouteMetrics {
 
     pub fn retried(&self, reason: Retry) {
         self.retries[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// The function was found to be missing, after it had been there.
+    pub fn cold_start(&self) {
+        self.cold_starts.fetch_add(1, Relaxed);
+    }
+
+    /// How long a request waited for the function to come up.
+    pub fn held_cold(&self, waited: Duration) {
+        self.cold_start_hold.observe(waited.as_secs_f64());
     }
 
     /// A new connection was made, with TLS where that belongs to it.
@@ -156,13 +178,24 @@ impl std::fmt::Debug for RouteMetrics {
 }
 
 impl Retry {
-    const ALL: [Retry; 2] = [Retry::StaleConnection, Retry::Connect];
+    const ALL: [Retry; 6] = [
+        Retry::StaleConnection,
+        Retry::Connect,
+        Retry::Reset,
+        Retry::Timeout,
+        Retry::Status,
+        Retry::ColdStart,
+    ];
 
     /// The label, also the word for logs.
     pub fn reason(self) -> &'static str {
         match self {
             Retry::StaleConnection => "stale_connection",
             Retry::Connect => "connect",
+            Retry::Reset => "reset",
+            Retry::Timeout => "timeout",
+            Retry::Status => "status",
+            Retry::ColdStart => "cold_start",
         }
     }
 }
@@ -182,7 +215,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 28] = [
+const FAILURE_CODES: [&str; 29] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -205,6 +238,7 @@ const FAILURE_CODES: [&str; 28] = [
     "no_function",
     "throttled",
     "platform_error",
+    "cold_start",
     "overloaded",
     "draining",
     "client_gone",
@@ -229,7 +263,7 @@ const fn histogram_series(buckets: usize) -> usize {
 }
 
 /// What each route shows, and how.
-pub(super) static FAMILIES: [RouteFamily; 12] = [
+pub(super) static FAMILIES: [RouteFamily; 14] = [
     RouteFamily {
         family: Family {
             name: "http_requests_total",
@@ -327,10 +361,26 @@ pub(super) static FAMILIES: [RouteFamily; 12] = [
             into.push(family.counter(&[&route.name], route.response_bytes.load(Relaxed)));
         },
     },
+    RouteFamily {
+        family: Family {
+            name: "cold_starts_total",
+            help: "Times the function was found to be missing, after it had been there.",
+            kind: MetricType::COUNTER,
+            labels: &["route"],
+            series: 1,
+        },
+        collect: |route, family, into| {
+            into.push(family.counter(&[&route.name], route.cold_starts.load(Relaxed)));
+        },
+    },
     RouteFamily { family: DURATION, collect: |route, _, into| collect_seen(&route.duration, into) },
     RouteFamily { family: OVERHEAD, collect: |route, _, into| collect_seen(&route.overhead, into) },
     RouteFamily { family: CONNECT, collect: |route, _, into| collect_seen(&route.connect, into) },
     RouteFamily { family: FIRST_BYTE, collect: |route, _, into| collect_seen(&route.first_byte, into) },
+    RouteFamily {
+        family: COLD_START_HOLD,
+        collect: |route, _, into| collect_seen(&route.cold_start_hold, into),
+    },
 ];
 
 pub(super) struct RouteFamily {
@@ -359,6 +409,13 @@ const CONNECT: Family = Family {
     kind: MetricType::HISTOGRAM,
     labels: &["route"],
     series: histogram_series(CONNECT_BUCKETS.len()),
+};
+const COLD_START_HOLD: Family = Family {
+    name: "cold_start_hold_seconds",
+    help: "How long requests waited for the function to come up.",
+    kind: MetricType::HISTOGRAM,
+    labels: &["route"],
+    series: histogram_series(CALL_BUCKETS.len()),
 };
 const FIRST_BYTE: Family = Family {
     name: "upstream_first_byte_seconds",
@@ -400,7 +457,8 @@ mod tests {
             CredentialRefused => Some(NoFunction),
             NoFunction => Some(Throttled(None)),
             Throttled(_) => Some(PlatformError("x")),
-            PlatformError(_) => Some(Overloaded),
+            PlatformError(_) => Some(ColdStart),
+            ColdStart => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),
             ClientGone => Some(Internal),

@@ -87,6 +87,7 @@ fn every_field_of_the_log_is_explained() {
         upstream: None,
         client: None,
         protocol: http::Version::HTTP_11,
+        cold: Some(Duration::from_millis(1)),
         activation_id: Some(b"1"),
     });
     assert!(log.flush(Duration::from_secs(10)));
@@ -240,6 +241,7 @@ fn exposed() -> String {
     route.retried(Retry::Connect);
     route.dialled(Duration::ZERO);
     route.first_byte(Duration::ZERO);
+    route.held_cold(Duration::ZERO);
     metrics.render()
 }
 
@@ -268,7 +270,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 27] = [
+const ERRORS: [GatewayError; 28] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -292,6 +294,7 @@ const ERRORS: [GatewayError; 27] = [
     GatewayError::NoFunction,
     GatewayError::Throttled(None),
     GatewayError::PlatformError(""),
+    GatewayError::ColdStart,
     GatewayError::Overloaded,
     GatewayError::Draining,
     GatewayError::ClientGone,

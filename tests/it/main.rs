@@ -9,6 +9,7 @@ mod harness;
 
 /// Where the access log goes, and trouble with it.
 mod access_log;
+mod again;
 /// Every answer that is the gateway's own; one log line and one count each.
 mod answers;
 /// The acceptance cases of the APISIX plugins, and those derived from what they do badly.

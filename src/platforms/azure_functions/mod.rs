@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
@@ -32,7 +32,7 @@ use self::seal::Seal;
 use super::connection::{self, Base, Defaults};
 use super::head::{Host, TargetPath, set_header, set_target};
 use super::template::{Names, Route};
-use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
+use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
@@ -115,6 +115,17 @@ impl Streamed for AzureFunctions {
 
     fn adds_credential(&self, asked: &RequestHeader) -> bool {
         !self.clients_key_passes(asked)
+    }
+
+    fn readiness(&self, resp: &ResponseHeader) -> Readiness {
+        // The body is not here yet; its length is that of the one text which says so.
+        let length = resp.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        match resp.status {
+            StatusCode::SERVICE_UNAVAILABLE if length == Some(NOT_RUNNING.len()) => Readiness::NotReady,
+            // A host that has not read its functions yet knows none of them.
+            StatusCode::NOT_FOUND => Readiness::Unsure,
+            _ => Readiness::Ready,
+        }
     }
 
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {

@@ -34,6 +34,7 @@ fn entry() -> Entry<'static> {
         upstream: Some("[::1]:30583".parse().unwrap()),
         client: Some("192.0.2.7".parse().unwrap()),
         protocol: Version::HTTP_11,
+        cold: None,
         activation_id: None,
     }
 }

@@ -5,9 +5,11 @@ use crate::error::GatewayError;
 use crate::telemetry::{End, Retry};
 
 /// Name, type and labels of every family that is exposed, as the documentation promises them.
-const PROMISED: [(&str, &str, &str); 26] = [
+const PROMISED: [(&str, &str, &str); 28] = [
     ("fngate_access_log_dropped_total", "counter", ""),
     ("fngate_build_info", "gauge", "commit version"),
+    ("fngate_cold_start_hold_seconds", "histogram", "le route"),
+    ("fngate_cold_starts_total", "counter", "route"),
     ("fngate_config_info", "gauge", "hash"),
     ("fngate_config_last_reload_success_timestamp_seconds", "gauge", ""),
     ("fngate_config_last_reload_successful", "gauge", ""),
@@ -180,6 +182,7 @@ fn touch(route: &RouteMetrics) {
     route.end(&end("GET", 200));
     route.dialled(Duration::from_millis(3));
     route.first_byte(Duration::from_millis(5));
+    route.held_cold(Duration::from_millis(5));
 }
 
 fn end(method: &str, status: u16) -> End<'_> {

@@ -1,0 +1,192 @@
+//! Again, or not: what a route's policy makes of an attempt that failed, and of a call for a function that is not there.
+//!
+//! Asked only while the client has got no byte of an answer, and only for what can still be sent as a whole.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::ctx::RequestCtx;
+use crate::error::GatewayError;
+use crate::function::Function;
+use crate::platforms::{Readiness, Streamed, Target};
+use crate::policy::cold_start::{ColdStart, Turn};
+use crate::policy::retry::Condition;
+use crate::telemetry::Retry;
+
+/// What a policy has done with one request so far.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    wait: Option<Wait>,
+    /// Attempts that found the function missing.
+    cold: u32,
+    /// The right to find out whether it has come.
+    turn: Option<Turn>,
+    /// How long it was waited for.
+    pub(super) held: Duration,
+}
+
+/// What comes before the next attempt.
+#[derive(Debug)]
+enum Wait {
+    For(Duration),
+    /// Until it is this request's turn to see whether the function has come.
+    Turn,
+}
+
+/// What an attempt ended with, as far as a policy is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Failed(Condition),
+    /// The platform answered that the function is not there yet.
+    NotReady,
+}
+
+impl Ending {
+    /// What an attempt is to a policy that failed for this reason, if it is anything.
+    pub(super) fn of(error: &GatewayError, is_reused: bool) -> Option<Ending> {
+        let condition = match error {
+            GatewayError::UpstreamConnect | GatewayError::ConnectTimeout | GatewayError::UpstreamResolve => {
+                Condition::Connect
+            }
+            GatewayError::UpstreamReset if is_reused => Condition::Reused,
+            GatewayError::UpstreamReset => Condition::Reset,
+            GatewayError::UpstreamTimeout => Condition::Timeout,
+            _ => return None,
+        };
+        Some(Ending::Failed(condition))
+    }
+}
+
+/// Whether a request can be sent once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The client has a part of an answer, or too much of the body is gone.
+    Impossible,
+    Idempotent,
+    /// Doing it twice is not the same as doing it once.
+    NotIdempotent,
+}
+
+impl Repeat {
+    pub(super) fn of(session: &Session) -> Self {
+        if session.response_written().is_some() || session.as_ref().retry_buffer_truncated() {
+            return Repeat::Impossible;
+        }
+        match session.req_header().method.is_idempotent() {
+            true => Repeat::Idempotent,
+            false => Repeat::NotIdempotent,
+        }
+    }
+}
+
+/// Waits for as long as the policy wants before an attempt. An `Err` is the client's answer.
+pub(super) async fn before(ctx: &mut RequestCtx) -> Result<(), GatewayError> {
+    let Some(function) = policed(ctx) else { return Ok(()) };
+    if ctx.upstream.count == 0 && ctx.again.is_none() {
+        if let Some(retry) = &function.policy.retry {
+            retry.budget.request(Instant::now());
+        }
+        if function.policy.cold_start.as_ref().is_some_and(ColdStart::is_cold) {
+            ctx.again.get_or_insert_default().wait = Some(Wait::Turn);
+        }
+    }
+    let Some(wait) = ctx.again.as_mut().and_then(|again| again.wait.take()) else { return Ok(()) };
+    match (wait, &function.policy.cold_start) {
+        (Wait::For(delay), _) => {
+            let left = ctx.remaining()?.unwrap_or(Duration::MAX);
+            tokio::time::sleep(delay.min(left)).await;
+            ctx.remaining().map(drop)
+        }
+        (Wait::Turn, Some(room)) => await_turn(ctx, room).await,
+        (Wait::Turn, None) => Ok(()),
+    }
+}
+
+async fn await_turn(ctx: &mut RequestCtx, room: &ColdStart) -> Result<(), GatewayError> {
+    let left = room.hold.saturating_sub(ctx.started.elapsed());
+    let left = ctx.remaining()?.map_or(left, |deadline| deadline.min(left));
+    let (kept, cold) = ctx.again.as_mut().map_or((None, 0), |again| (again.turn.take(), again.cold));
+    let begun = Instant::now();
+    let turn = room.turn(kept, cold, tokio::time::Instant::from_std(begun) + left).await;
+    let again = ctx.again.get_or_insert_default();
+    again.held += begun.elapsed();
+    again.turn = turn;
+    if again.turn.is_some() {
+        return Ok(());
+    }
+    ctx.remaining()?;
+    Err(GatewayError::ColdStart)
+}
+
+/// Whether there will be another attempt after one that ended like this; `asked` is what the function wants to be waited.
+pub(super) fn after(ctx: &mut RequestCtx, ending: Ending, asked: Option<Duration>, repeat: Repeat) -> bool {
+    let Some(function) = policed(ctx).filter(|_| repeat != Repeat::Impossible) else { return false };
+    let is_missing = matches!(ending, Ending::NotReady | Ending::Failed(Condition::Connect));
+    if let Some(room) = function.policy.cold_start.as_ref().filter(|_| is_missing) {
+        if room.cooled() {
+            function.metrics.cold_start();
+        }
+        let again = ctx.again.get_or_insert_default();
+        again.cold += 1;
+        again.wait = Some(Wait::Turn);
+        function.metrics.retried(Retry::ColdStart);
+        return true;
+    }
+    let (Some(retry), Ending::Failed(what)) = (&function.policy.retry, ending) else { return false };
+    let Some(delay) = retry.delay(ctx.upstream.count, asked) else { return false };
+    if !retry.allows(what, repeat == Repeat::Idempotent, ctx.upstream.count, Instant::now()) {
+        return false;
+    }
+    function.metrics.retried(match what {
+        Condition::Connect => Retry::Connect,
+        Condition::Reused => Retry::StaleConnection,
+        Condition::Reset => Retry::Reset,
+        Condition::Timeout => Retry::Timeout,
+        Condition::Status(_) => Retry::Status,
+    });
+    ctx.again.get_or_insert_default().wait = Some(Wait::For(delay));
+    true
+}
+
+/// Looks at the head of a final answer; `true` when the request is sent once more instead.
+pub(super) fn weigh(resp: &ResponseHeader, ctx: &mut RequestCtx, repeat: Repeat) -> bool {
+    let Some(function) = policed(ctx) else { return false };
+    if let Some(room) = &function.policy.cold_start {
+        let readiness = match &function.target {
+            Target::Streamed(target) => target.readiness(resp),
+            Target::Buffered(_) => Readiness::Ready,
+        };
+        let is_missing = match readiness {
+            Readiness::Ready => false,
+            Readiness::NotReady => true,
+            Readiness::Unsure => room.is_starting() && repeat == Repeat::Idempotent,
+        };
+        if is_missing && after(ctx, Ending::NotReady, None, repeat) {
+            return true;
+        }
+        if !is_missing {
+            room.warmed();
+            if let Some(again) = &mut ctx.again {
+                again.turn = None;
+            }
+        }
+    }
+    let is_failure = resp.status == StatusCode::TOO_MANY_REQUESTS || resp.status.is_server_error();
+    let status = Condition::Status(resp.status.as_u16());
+    is_failure && after(ctx, Ending::Failed(status), retry_after(resp), repeat)
+}
+
+/// The seconds that the function asks for. A date is not taken: its clock is another one.
+fn retry_after(resp: &ResponseHeader) -> Option<Duration> {
+    resp.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The request's function, if its route has a policy.
+fn policed(ctx: &RequestCtx) -> Option<Arc<Function>> {
+    ctx.function().filter(|function| !function.policy.is_empty()).cloned()
+}

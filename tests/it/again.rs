@@ -1,0 +1,267 @@
+//! What a route's policy makes of functions that fail or are not there yet: how often they are called, and what clients see.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crate::harness::*;
+
+fn route_with(policy: &str, target: &str) -> String {
+    route("/fn/*", target).replacen("    target:", &format!("    {policy}\n    target:"), 1)
+}
+
+fn to(addr: std::net::SocketAddr) -> String {
+    format!("openfunction: {{ function_uri: 'http://{addr}/', timeout: 5s }}")
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_function_that_is_not_there_yet() {
+    let nobody = Refusing::new();
+    let addr = nobody.addr();
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 30s }", &to(addr))).await;
+
+    let (answer, origin) = tokio::join!(gateway.post("/fn/x", "body"), async {
+        tried_again(&gateway, 2.0).await;
+        drop(nobody);
+        Origin::http1().echo().start_at(addr).await
+    });
+
+    let echo: Echo = answer.json();
+    assert_eq!((answer.status(), echo.method.as_str(), echo.body.as_str()), (200, "POST", "body"));
+    assert_eq!(origin.requests().len(), 1);
+    let line = gateway.access_log(1).await.remove(0);
+    assert!(line["cold_ms"].as_f64().unwrap() > 0.0, "{line}");
+    assert!(line["attempts"].as_u64().unwrap() >= 3, "{line}");
+    gateway.counts("fngate_cold_starts_total", &[("route", "hello")], 1.0).await;
+    gateway.counts("fngate_cold_start_hold_seconds_count", &[("route", "hello")], 1.0).await;
+}
+
+#[tokio::test]
+async fn who_waits_does_not_call() {
+    let nobody = Refusing::new();
+    let addr = nobody.addr();
+    let gateway = Arc::new(Gateway::start(&route_with("cold_start: { hold: 30s }", &to(addr))).await);
+    let waiting: Vec<_> = (0..40)
+        .map(|i| {
+            let gateway = Arc::clone(&gateway);
+            tokio::spawn(async move { gateway.get(&format!("/fn/{i}")).await.status() })
+        })
+        .collect();
+    gateway.counts("fngate_requests_in_flight", &[("route", "hello")], 40.0).await;
+    gateway.counts("fngate_cold_starts_total", &[("route", "hello")], 1.0).await;
+    // Those that came together may all have found it missing; from then on, one of them looks.
+    let before = gateway.metrics().await.counter("fngate_retries_total", &[("reason", "cold_start")]);
+    tried_again(&gateway, before + 2.0).await;
+
+    drop(nobody);
+    let origin = Origin::http1().echo().start_at(addr).await;
+    for task in waiting {
+        assert_eq!(task.await.unwrap(), 200);
+    }
+    assert_eq!(origin.requests().len(), 40, "each of them once");
+}
+
+#[tokio::test]
+async fn the_hold_ends_with_a_reason() {
+    let nobody = Refusing::new();
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 400ms }", &to(nobody.addr()))).await;
+
+    let begun = Instant::now();
+    let answer = gateway.get("/fn/x").await;
+
+    assert_eq!((answer.status(), answer.code().as_str()), (503, "cold_start"));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert!(begun.elapsed().as_millis() >= 400);
+    // It is known to be cold: the next one waits as well, and does not fail at once.
+    let begun = Instant::now();
+    assert_eq!(gateway.get("/fn/x").await.code(), "cold_start");
+    assert!(begun.elapsed().as_millis() >= 400);
+}
+
+#[tokio::test]
+async fn who_leaves_while_it_waits_is_let_go() {
+    let nobody = Refusing::new();
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 60s }", &to(nobody.addr()))).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn/x")).await;
+    gateway.counts("fngate_requests_in_flight", &[("route", "hello")], 1.0).await;
+
+    drop(client);
+
+    let line = gateway.access_log(1).await.remove(0);
+    assert_eq!((line["reason"].as_str(), line["status"].as_u64()), (Some("client_gone"), Some(499)));
+}
+
+#[tokio::test]
+async fn without_a_policy_nothing_is_tried_again() {
+    let origin = failing_first(1, "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+    let gateway = Gateway::start(&route("/fn/*", &to(origin.addr()))).await;
+    assert_eq!(gateway.get("/fn/x").await.status(), 503);
+    assert_eq!(origin.accepted(), 1);
+}
+
+#[tokio::test]
+async fn what_the_policy_names_is_tried_again() {
+    for (on, first) in [
+        ("503", "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy"),
+        ("502", "HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n"),
+        ("reset", ""),
+    ] {
+        let origin = failing_first(2, first).await;
+        let policy = format!("retry: {{ attempts: 3, on: [ {on} ] }}");
+        let gateway = Gateway::start(&route_with(&policy, &to(origin.addr()))).await;
+
+        let answer = gateway.get("/fn/x").await;
+
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "at last"), "{on}");
+        assert_eq!(gateway.access_log(1).await[0]["attempts"], 3, "{on}");
+    }
+}
+
+#[tokio::test]
+async fn attempts_are_counted_and_the_last_answer_passes() {
+    let origin = failing_first(9, "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy").await;
+    let gateway =
+        Gateway::start(&route_with("retry: { attempts: 3, on: [ 503 ] }", &to(origin.addr()))).await;
+    let answer = gateway.get("/fn/x").await;
+    assert_eq!((answer.status(), answer.text().as_str()), (503, "busy"));
+    assert_eq!(origin.accepted(), 3);
+}
+
+#[tokio::test]
+async fn a_post_is_repeated_only_when_the_route_says_any() {
+    for (methods, status) in [("idempotent", 503), ("any", 200)] {
+        let origin = failing_first(1, "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+        let policy = format!("retry: {{ on: [ 503 ], methods: {methods} }}");
+        let gateway = Gateway::start(&route_with(&policy, &to(origin.addr()))).await;
+        assert_eq!(gateway.post("/fn/x", "once").await.status(), status, "{methods}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_repeated_is_not() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.body().await;
+            exchange.send("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+        })
+        .start()
+        .await;
+    let policy = "retry: { on: [ 503 ], methods: any }";
+    let gateway = Gateway::start(&route_with(policy, &to(origin.addr()))).await;
+    assert_eq!(gateway.post("/fn/x", vec![b'x'; 200_000]).await.status(), 503);
+    assert_eq!(origin.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn retry_after_is_waited_for_or_passed_on() {
+    let origin = failing_first(1, "HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n").await;
+    let gateway = Gateway::start(&route_with("retry: { on: [ 429 ] }", &to(origin.addr()))).await;
+    let begun = Instant::now();
+    assert_eq!(gateway.post("/fn/x", "not run").await.status(), 200);
+    assert!(begun.elapsed().as_millis() >= 1000);
+
+    let origin = failing_first(1, "HTTP/1.1 429 Slow\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n").await;
+    let gateway = Gateway::start(&route_with("retry: { on: [ 429 ] }", &to(origin.addr()))).await;
+    let answer = gateway.get("/fn/x").await;
+    assert_eq!((answer.status(), answer.header("retry-after")), (429, Some("60")));
+}
+
+#[tokio::test]
+async fn a_failing_function_is_not_hit_harder_than_the_budget_allows() {
+    let origin = failing_first(1000, "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+    let policy = "retry: { attempts: 10, on: [ 503 ], budget: 10% }";
+    let gateway = Gateway::start(&route_with(policy, &to(origin.addr()))).await;
+    for _ in 0..100 {
+        assert_eq!(gateway.get("/fn/x").await.status(), 503);
+    }
+    // A tenth of what came within the last ten seconds, and three at least.
+    assert!((103..=115).contains(&origin.accepted()), "{} calls for 100 requests", origin.accepted());
+}
+
+#[tokio::test]
+async fn an_action_is_tried_again_too() {
+    let origin = failing_first(1, "HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\n{}").await;
+    let target = format!(
+        "openwhisk: {{ api_host: 'http://{}', service_token: 'u:k', namespace: guest, action: hello }}",
+        origin.addr()
+    );
+    let gateway = Gateway::start(&route_with("retry: { on: [ 503 ] }", &target)).await;
+    // What answers at last is no JSON, but it answered.
+    assert_eq!(gateway.get("/fn/x").await.code(), "bad_envelope");
+    assert_eq!(origin.accepted(), 2);
+}
+
+/// Waits until the missing function was looked for so often.
+async fn tried_again(gateway: &Gateway, times: f64) {
+    eventually("the function to be looked for", PATIENCE, async || {
+        let seen = gateway.metrics().await.counter("fngate_retries_total", &[("reason", "cold_start")]);
+        (seen >= times).then_some(())
+    })
+    .await;
+}
+
+/// Answers the first connections with these bytes and closes; then with a 200.
+async fn failing_first(failures: usize, bytes: &'static str) -> Origin {
+    let left = Arc::new(AtomicUsize::new(failures));
+    Origin::http1()
+        .script(move |mut exchange| {
+            let left = Arc::clone(&left);
+            async move {
+                exchange.body().await;
+                let fails =
+                    left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+                match fails {
+                    Ok(_) => exchange.send(bytes).await,
+                    Err(_) => exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nat last").await,
+                }
+                exchange.close();
+            }
+        })
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn what_platforms_say_of_a_cold_function_is_waited_out() {
+    let go = |text: &str| {
+        format!(
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n\
+             Content-Length: {}\r\n\r\n{text}\n",
+            text.len() + 1
+        )
+    };
+    let azure = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 29\r\n\r\nFunction host is not running.";
+    let keda = "HTTP/1.1 502 Bad Gateway\r\nX-KEDA-HTTP-Cold-Start: true\r\nContent-Length: 0\r\n\r\n";
+    for (platform, first) in [
+        (
+            "knative: { service: hello, domain: example.com, address: '$ADDR' }",
+            go("context deadline exceeded"),
+        ),
+        (
+            "knative: { service: hello, domain: example.com, address: '$ADDR' }",
+            go("pending request queue full"),
+        ),
+        ("azure_functions: { function_uri: 'http://$ADDR/api' }", azure.to_owned()),
+        ("openfunction: { function_uri: 'http://$ADDR/' }", keda.to_owned()),
+    ] {
+        let origin = failing_first(3, first.clone().leak()).await;
+        let target = platform.replace("$ADDR", &origin.addr().to_string());
+
+        let patient = Gateway::start(&route_with("cold_start: { hold: 30s }", &target)).await;
+        let answer = patient.post("/fn/x", "not run before").await;
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "at last"), "{first}");
+        assert_eq!(origin.accepted(), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_functions_own_503_is_not_waited_out() {
+    let origin =
+        failing_first(1, "HTTP/1.1 503 Busy\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nbusy")
+            .await;
+    let target = format!("knative: {{ service: hello, domain: example.com, address: '{}' }}", origin.addr());
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 30s }", &target)).await;
+    let answer = gateway.get("/fn/x").await;
+    assert_eq!((answer.status(), answer.text().as_str()), (503, "busy"));
+}
