@@ -54,6 +54,8 @@ mod openfaas;
 mod platforms;
 /// How many connections there are to a function, and what a dead one costs.
 mod pool;
+/// Answers that pass piece by piece although their requests had to be whole.
+mod relay;
 /// A new configuration under a running gateway.
 mod reload;
 /// Many configurations one after another, and faults that come and go.
