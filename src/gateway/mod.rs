@@ -239,8 +239,7 @@ impl ProxyHttp for Gateway {
             ctx.is_tunnel = true;
             return Ok(());
         }
-        forward::strip_hop_by_hop(resp);
-        forward::state_length_once(resp)?;
+        forward::tidy(resp)?;
         if resp.status.is_informational() {
             return Ok(());
         }
