@@ -2,7 +2,9 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use pingora::http::{IntoCaseHeaderName, RequestHeader};
 
 use super::Call;
@@ -35,14 +37,16 @@ impl TargetPath {
             None => target.push_str(&self.path),
         }
         uri::push_query(self.query.as_deref(), call.query, &mut target);
-        set_target(req, &target)
+        set_target(req, target)
     }
 }
 
 /// Sets the request line's target, in origin form.
-pub fn set_target(req: &mut RequestHeader, target: &str) -> Result<(), GatewayError> {
+pub fn set_target(req: &mut RequestHeader, target: String) -> Result<(), GatewayError> {
     // What the client sent has passed the checks of the wire, so this only fails for what they let through and `http` does not know.
-    req.set_raw_path(target.as_bytes()).map_err(|_| GatewayError::BadPath)
+    let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| GatewayError::BadPath)?;
+    req.set_uri(target.into());
+    Ok(())
 }
 
 /// Puts one value in place of all that the client may have sent under this name.
