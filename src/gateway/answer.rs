@@ -11,7 +11,14 @@ use super::purpose;
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
-use crate::upstream::Use;
+use crate::upstream::{Protocol, Upstream, Use};
+
+/// The wire that bounds the function's silence as well, in the place of a timer of Pingora's for each read: the one of a client that
+/// waits for an answer over HTTP/1 as the function gives it. Connections of HTTP/2 and tunnels are not its business.
+pub(super) fn listener<'a>(session: &'a Session, upstream: &Upstream, purpose: Use) -> Option<&'a Wire> {
+    let is_plain = purpose == Use::Exchange && upstream.terms().protocol == Protocol::Http1;
+    if is_plain { Wire::of(session.as_downstream()) } else { None }
+}
 
 /// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
 /// sending, so does this one.
@@ -22,16 +29,16 @@ pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
     }
     let timeout = function.upstream.terms().timeout;
     let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
-    // A breath later than Pingora's own, which names the plain case.
-    wire.expire_at(Some(tokio::time::Instant::from_std(from) + left + BREATH));
+    wire.expire(Some(tokio::time::Instant::from_std(from) + left), None);
 }
 
 /// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
 pub(super) fn expect_end(session: &Session, ctx: &RequestCtx) {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
-        let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
-        wire.expire_at(left.map(|left| tokio::time::Instant::now() + left));
-    }
+    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
+    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
+    let silence =
+        listener(session, &function.upstream, purpose(session)).map(|_| function.upstream.terms().timeout);
+    wire.expire(left.map(|left| tokio::time::Instant::now() + left), silence);
 }
 
 /// What Pingora takes from a function, but a client should not get.
@@ -67,6 +74,5 @@ pub(super) fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingor
 
 /// More 1xx before an answer are an attack or a fault.
 pub(super) const INTERIM_ANSWERS: u32 = 8;
-const BREATH: Duration = Duration::from_millis(20);
 /// The largest head a function may answer with.
 const ANSWER_HEAD: usize = 64 * 1024;

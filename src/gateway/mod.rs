@@ -29,7 +29,9 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
-use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, notice_refusal};
+use self::answer::{
+    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, notice_refusal,
+};
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
 use self::limits::Load;
@@ -122,8 +124,13 @@ impl ProxyHttp for Gateway {
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
         let Some(route) = &ctx.route else { return Err(ours(ctx, GatewayError::Internal)) };
         let upstream = &route.function.upstream;
-        let peer =
-            ctx.upstream.begin(upstream, purpose).map(|lease| upstream.peer(lease, purpose, remaining));
+        let peer = ctx.upstream.begin(upstream, purpose).map(|lease| {
+            let mut peer = upstream.peer(lease, purpose, remaining);
+            if listener(session, upstream, purpose).is_some() {
+                peer.options.read_timeout = None;
+            }
+            peer
+        });
         // What was read of the body passes its filter once more.
         ctx.body_in = 0;
         peer.map_err(|error| ours(ctx, error))
@@ -190,8 +197,11 @@ impl ProxyHttp for Gateway {
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
         }
-        if body.is_some() && ctx.upstream.first_byte.is_none() {
-            expect_head(session, ctx, Instant::now());
+        if body.is_some() {
+            match ctx.upstream.first_byte {
+                None => expect_head(session, ctx, Instant::now()),
+                Some(_) => heard(session),
+            }
         }
         ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
     }
@@ -217,11 +227,12 @@ impl ProxyHttp for Gateway {
 
     fn upstream_response_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         _: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
+        heard(session);
         if end {
             ctx.upstream.end();
         }
@@ -305,9 +316,10 @@ impl ProxyHttp for Gateway {
         if let (Some(error), None) = (error, &ctx.error) {
             ctx.error = Some(self.explain(session, error, ctx));
         }
-        record::write(&self.metrics, &self.access_log, session, ctx);
+        let now = Instant::now();
+        record::write(&self.metrics, &self.access_log, session, ctx, now);
         if let Some(wire) = Wire::of(session.as_downstream()) {
-            wire.request_done();
+            wire.request_done(now);
         }
     }
 
@@ -316,13 +328,7 @@ impl ProxyHttp for Gateway {
         true
     }
 
-    fn suppress_proxy_warn_log(
-        &self,
-        _: &Session,
-        _: &Self::CTX,
-        _: &Error,
-        _: ProxyWarnLogContext,
-    ) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Self::CTX, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }
@@ -368,6 +374,13 @@ fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
 fn has_begun(session: &Session) -> bool {
     let status = session.response_written().map(|written| written.status);
     status.is_some_and(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Body bytes have passed, one way or the other.
+fn heard(session: &Session) {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        wire.heard();
+    }
 }
 
 fn purpose(session: &Session) -> Use {
