@@ -86,18 +86,28 @@ pub(super) fn accepted_request_id(headers: &HeaderMap) -> Option<&str> {
 
 const MAX_REQUEST_ID: usize = 128;
 
+/// Forgets how the client wrote its field names, which go out in lower case, as they would over HTTP/2. Pingora remembers it in a
+/// second map, which doubles the price of every header that is copied, removed or set.
+pub(super) fn forget_case(req: &mut RequestHeader) {
+    // Another form of target than a path is remembered besides, and would be forgotten as well.
+    if req.has_case() && req.raw_path().starts_with(b"/") {
+        *req = take(req).into();
+    }
+}
+
+fn take(req: &mut RequestHeader) -> ReqParts {
+    let placeholder = RequestHeader::from(http::Request::new(()).into_parts().0);
+    std::mem::replace(req, placeholder).into()
+}
+
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
-///
-/// Field names go out in lower case from here on, as they would over HTTP/2: Pingora's second map, which remembers how the client
-/// wrote them, doubles the price of every header that is set.
 pub(super) fn announce(
     req: &mut RequestHeader,
     ctx: &RequestCtx,
     peer: IpAddr,
     entrance: Entrance,
 ) -> Result<(), GatewayError> {
-    let placeholder = RequestHeader::from(http::Request::new(()).into_parts().0);
-    let mut parts = ReqParts::from(std::mem::replace(req, placeholder));
+    let mut parts = take(req);
     set_forwarding(&mut parts.headers, ctx, peer, entrance)?;
     *req = parts.into();
     Ok(())
