@@ -73,6 +73,10 @@ pub(super) fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingor
     resp.insert_header("X-Request-Id", ctx.request_id())
 }
 
+/// The body of an answer does not fit where it has to be held.
+pub(super) const TOO_LARGE: GatewayError =
+    GatewayError::BadEnvelope("the function's answer is larger than this gateway accepts");
+
 /// More 1xx before an answer are an attack or a fault.
 pub(super) const INTERIM_ANSWERS: u32 = 8;
 const BREATH: Duration = Duration::from_millis(20);

@@ -501,7 +501,7 @@ async fn a_function_that_does_not_read_stops_the_client() {
 }
 
 /// Waits until a counter that has moved does not move any more.
-async fn stands_still(counter: &AtomicUsize) {
+pub(crate) async fn stands_still(counter: &AtomicUsize) {
     let mut seen = 0;
     let mut since = 0;
     eventually("the flow to stop", PATIENCE, async || {
@@ -513,13 +513,13 @@ async fn stands_still(counter: &AtomicUsize) {
     .await;
 }
 
-async fn resident(gateway: &Gateway) -> f64 {
+pub(crate) async fn resident(gateway: &Gateway) -> f64 {
     gateway.metrics().await.counter("process_resident_memory_bytes", &[])
 }
 
 /// Far more than the sockets on the way can hold.
-const LARGE: usize = 96 * 1024 * 1024;
-const PIECE: &[u8] = &[b'x'; 64 * 1024];
+pub(crate) const LARGE: usize = 96 * 1024 * 1024;
+pub(crate) const PIECE: &[u8] = &[b'x'; 64 * 1024];
 
 #[tokio::test]
 async fn a_length_known_to_head_is_told() {
@@ -565,7 +565,7 @@ async fn a_client_of_the_old_version_gets_no_chunks() {
 }
 
 /// A function that sends three events, each only when the gate has let the one before pass.
-async fn three_events(gate: &Gate) -> Origin {
+pub(crate) async fn three_events(gate: &Gate) -> Origin {
     let confirmed = gate.clone();
     Origin::http1()
         .script(move |mut exchange| {

@@ -57,7 +57,10 @@ async fn pass(
             gone = client_leaves(session) => return Err(gone),
         };
         let Some(piece) = piece else {
-            relay.finish(&mut answer.head)?;
+            let rest = relay.finish()?;
+            if !rest.is_empty() {
+                answer.send(session, ctx, rest).await?;
+            }
             return answer.check_length();
         };
         if let Some(piece) = relay.push(piece, &mut answer.head)? {
@@ -115,7 +118,8 @@ impl Answer {
         piece: Bytes,
     ) -> Result<(), GatewayError> {
         self.begin(session, ctx).await?;
-        if self.state == State::Bodiless {
+        // An empty chunk would be the last one.
+        if self.state == State::Bodiless || piece.is_empty() {
             return Ok(());
         }
         self.sent += piece.len() as u64;
