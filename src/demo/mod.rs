@@ -4,6 +4,7 @@
 //! origins. It must never look into the gateway: what it says to fngate goes through a socket or through the
 //! text of a configuration file, as with any other function.
 
+mod aws_lambda;
 mod azure_functions;
 mod knative;
 mod openfaas;
@@ -12,6 +13,7 @@ mod openwhisk;
 mod plain;
 mod samples;
 mod serve;
+mod signature;
 mod timed;
 
 use std::future::ready;
@@ -24,10 +26,12 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+pub use aws_lambda::API_KEY as AWS_API_KEY;
 pub use azure_functions::APP_KEY as AZURE_KEY;
 pub use knative::DOMAIN as KNATIVE_DOMAIN;
 pub use openwhisk::SERVICE_TOKEN as OPENWHISK_TOKEN;
 pub use samples::{Group, Sample, banner, config, samples};
+pub use signature::{ACCESS_KEY as AWS_ACCESS_KEY, REGION as AWS_REGION, SECRET_KEY as AWS_SECRET_KEY};
 
 /// The running sample functions. They stop, open connections included, when this is dropped.
 #[derive(Debug)]
@@ -38,6 +42,9 @@ pub struct Functions {
     pub openwhisk: SocketAddr,
     /// An ingress with services of namespace `default` and domain [`KNATIVE_DOMAIN`].
     pub knative: SocketAddr,
+    /// Lambda's API in [`AWS_REGION`], which asks for signatures with [`AWS_ACCESS_KEY`] and [`AWS_SECRET_KEY`], and below
+    /// `/prod` an API of API Gateway, which asks for [`AWS_API_KEY`].
+    pub aws_lambda: SocketAddr,
     /// An app that asks for [`AZURE_KEY`].
     pub azure_functions: SocketAddr,
     /// OpenFaaS' gateway.
@@ -55,6 +62,7 @@ pub async fn start() -> anyhow::Result<Functions> {
         openfunction: host(&mut servers, "OpenFunction", openfunction::respond).await?,
         openwhisk: host(&mut servers, "OpenWhisk", openwhisk::respond).await?,
         knative: host(&mut servers, "Knative", move |request| ready(ingress.respond(&request))).await?,
+        aws_lambda: host(&mut servers, "AWS Lambda", aws_lambda::respond).await?,
         azure_functions: host(&mut servers, "Azure Functions", |request| {
             ready(azure_functions::respond(&request))
         })

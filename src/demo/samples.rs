@@ -5,7 +5,10 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::{AZURE_KEY, Functions, KNATIVE_DOMAIN, OPENWHISK_TOKEN};
+use super::{
+    AWS_ACCESS_KEY, AWS_API_KEY, AWS_REGION, AWS_SECRET_KEY, AZURE_KEY, Functions, KNATIVE_DOMAIN,
+    OPENWHISK_TOKEN,
+};
 
 /// What one platform shows.
 #[derive(Debug)]
@@ -26,7 +29,12 @@ pub struct Sample {
 
 /// The configuration file of the demo.
 pub fn config(functions: &Functions, listen: SocketAddr, admin: SocketAddr) -> String {
-    let Functions { openfunction, openwhisk, knative, azure_functions, openfaas, plain, .. } = functions;
+    let Functions { openfunction, openwhisk, knative, aws_lambda, azure_functions, openfaas, plain, .. } =
+        functions;
+    let api = format!(
+        "endpoint: 'http://{aws_lambda}', region: {AWS_REGION}, \
+         authorization: {{ iam: {{ accesskey: {AWS_ACCESS_KEY}, secretkey: {AWS_SECRET_KEY} }} }}"
+    );
     format!(
         r#"listeners:
   - address: {listen}
@@ -84,6 +92,28 @@ routes:
     match: {{ path: /knative/full }}
     target:
       knative: {{ service: full }}
+  - name: lambda-hello
+    match: {{ path: /lambda/hello }}
+    target:
+      aws_lambda: {{ {api}, function: hello }}
+  - name: lambda-queue
+    match: {{ path: /lambda/queue }}
+    target:
+      aws_lambda: {{ {api}, function: hello, invocation: event }}
+  - name: lambda-stream
+    match: {{ path: /lambda/stream }}
+    target:
+      aws_lambda: {{ {api}, function: stream, invocation: stream }}
+  - name: lambda-fail
+    match: {{ path: /lambda/fail }}
+    target:
+      aws_lambda: {{ {api}, function: fail }}
+  - name: lambda-url
+    match: {{ path: "/lambda/url/*" }}
+    target:
+      aws_lambda:
+        function_uri: http://{aws_lambda}/prod/hello
+        authorization: {{ apikey: {AWS_API_KEY} }}
   - name: azure
     match: {{ path: "/azure/*" }}
     target:
@@ -164,6 +194,13 @@ const SAMPLES: &[(&str, &[(&str, &str)])] = &[
         ("curl GATEWAY/knative/hello/Ada", "Hello, Ada!"),
         ("curl GATEWAY/knative/cold", "Hello, World!"),
         ("curl -i GATEWAY/knative/full", "503 … pending request queue full"),
+    ]),
+    ("AWS Lambda: signed calls that are awaited, queued, streamed or fail; a URL that asks for a key", &[
+        (r#"curl --json '{"name":"Ada"}' GATEWAY/lambda/hello"#, r#"{"hello":"Ada"}"#),
+        ("curl -i --json '{}' GATEWAY/lambda/queue", "202 … x-amzn-requestid: "),
+        ("curl -N GATEWAY/lambda/stream", "piece 1 of 5 … piece 5 of 5"),
+        ("curl -i GATEWAY/lambda/fail", "502 … function_error"),
+        ("curl GATEWAY/lambda/url/Ada", "Hello, Ada!"),
     ]),
     ("Azure Functions: called with the app's key; an orchestration, whose location leads through the gateway", &[
         ("curl GATEWAY/azure/hello/Ada", "Hello, Ada!"),

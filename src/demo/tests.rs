@@ -1,5 +1,7 @@
 //! The servers over real sockets, spoken to with a client that knows nothing but bytes.
 
+use std::time::SystemTime;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -292,6 +294,96 @@ async fn a_cold_service_comes_up_after_it_was_asked_for() {
         assert!(began.elapsed() < PATIENCE, "it never comes up");
     }
     assert_eq!(ask().await, "Hello, World!\n");
+}
+
+/// What an API call has for headers when it is signed at `at`, for `region`, with `secret`.
+fn signed(
+    to: SocketAddr,
+    target: &str,
+    body: &str,
+    at: SystemTime,
+    region: &str,
+    secret: &str,
+) -> Vec<String> {
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+    let identity = aws_credential_types::Credentials::new(AWS_ACCESS_KEY, secret, None, None, "test").into();
+    let params = aws_sigv4::sign::v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("lambda")
+        .time(at)
+        .settings(SigningSettings::default())
+        .build()
+        .unwrap()
+        .into();
+    let url = format!("http://{to}{target}");
+    let body = SignableBody::Bytes(body.as_bytes());
+    let signed = sign(SignableRequest::new("POST", url, [].into_iter(), body).unwrap(), &params).unwrap();
+    signed.into_parts().0.headers().map(|(name, value)| format!("{name}: {value}")).collect()
+}
+
+async fn call(to: SocketAddr, target: &str, headers: &[String], body: &str) -> Answer {
+    let headers: Vec<_> = headers.iter().map(String::as_str).collect();
+    send(to, "POST", target, &headers, body).await
+}
+
+const HELLO: &str = "/2015-03-31/functions/hello/invocations";
+
+#[tokio::test]
+async fn lambda_takes_calls_that_are_signed_with_the_demos_keys() {
+    let functions = start().await.unwrap();
+    let aws = functions.aws_lambda;
+    let now = SystemTime::now();
+    let signed = |target: &str, body: &str| signed(aws, target, body, now, AWS_REGION, AWS_SECRET_KEY);
+
+    let event = r#"{"name":"Ada"}"#;
+    let answer = call(aws, HELLO, &signed(HELLO, event), event).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"hello":"Ada"}"#));
+    assert!(answer.head.contains("\r\nx-amzn-requestid: "), "{}", answer.head);
+    for (kind, status) in [("Event", 202), ("DryRun", 204)] {
+        let mut headers = signed(HELLO, event);
+        headers.push(format!("X-Amz-Invocation-Type: {kind}"));
+        let answer = call(aws, HELLO, &headers, event).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{kind}");
+    }
+    let failing = HELLO.replace("hello", "fail");
+    let failed = call(aws, &failing, &signed(&failing, event), event).await;
+    assert_eq!(failed.status, 200);
+    assert!(failed.head.contains("\r\nx-amz-function-error: unhandled\r\n"), "{}", failed.head);
+    let unknown = HELLO.replace("hello", "none");
+    assert_eq!(call(aws, &unknown, &signed(&unknown, event), event).await.status, 404);
+    assert_eq!(call(aws, HELLO, &signed(HELLO, "no json"), "no json").await.status, 400);
+}
+
+#[tokio::test]
+async fn lambda_refuses_every_other_call() {
+    let functions = start().await.unwrap();
+    let aws = functions.aws_lambda;
+    let now = SystemTime::now();
+    let late = now - Duration::from_secs(3600);
+    let good = signed(aws, HELLO, "{}", now, AWS_REGION, AWS_SECRET_KEY);
+    let changed = |from: &str, to: &str| good.iter().map(|line| line.replace(from, to)).collect::<Vec<_>>();
+    for (headers, body, exception) in [
+        (vec![], "{}", "missingauthenticationtoken"),
+        (vec!["Authorization: Basic Z3Vlc3Q6ZGVtby1rZXk=".to_owned()], "{}", "missingauthenticationtoken"),
+        (good.clone(), "{ }", "invalidsignature"),
+        (signed(aws, HELLO, "{}", now, AWS_REGION, "wrong"), "{}", "invalidsignature"),
+        (signed(aws, HELLO, "{}", now, "us-east-1", AWS_SECRET_KEY), "{}", "invalidsignature"),
+        (signed(aws, "/other", "{}", now, AWS_REGION, AWS_SECRET_KEY), "{}", "invalidsignature"),
+        (signed(aws, HELLO, "{}", late, AWS_REGION, AWS_SECRET_KEY), "{}", "invalidsignature"),
+        (changed(AWS_ACCESS_KEY, "AKIAOTHER"), "{}", "unrecognizedclient"),
+        (changed("SignedHeaders=host;", "SignedHeaders="), "{}", "invalidsignature"),
+        (changed("SignedHeaders=host;", "SignedHeaders=host;x-none;"), "{}", "invalidsignature"),
+    ] {
+        let answer = call(aws, HELLO, &headers, body).await;
+        assert_eq!(answer.status, 403, "{headers:?}");
+        let kind = format!("\r\nx-amzn-errortype: {exception}exception\r\n");
+        assert!(answer.head.contains(&kind), "{headers:?}: {}", answer.head);
+    }
+    for (header, status) in [("X-Api-Key: demo-api-key", 200), ("X-Api-Key: other", 403), ("X-None: 1", 403)]
+    {
+        assert_eq!(send(aws, "GET", "/prod/hello/Ada", &[header], "").await.status, status, "{header}");
+    }
 }
 
 #[tokio::test]
