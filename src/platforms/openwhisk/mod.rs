@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -37,7 +37,7 @@ use super::head::{Host, basic_authorization, set_header, set_target};
 use super::template::{Name, Names, Parameters, Route};
 use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Target};
 use crate::diag::{Invalid, Scope};
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::uri::{encode_segment, push_suffix};
 use crate::values::{ByteSize, RawSecret, Scheme, Secret, TargetUri, Written};
@@ -147,6 +147,17 @@ impl Buffered for Action {
         }
         set_header(req, REQUEST_ID, &id)?;
         Ok(body)
+    }
+
+    fn reported(&self, resp: &ResponseHeader) -> Option<Reported> {
+        match resp.status {
+            // Also what an action calls an error itself.
+            StatusCode::BAD_GATEWAY if resp.headers.contains_key(ACTIVATION_ID) => {
+                Some(Reported::FunctionError)
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(Reported::NotReached),
+            _ => None,
+        }
     }
 
     fn open(&self, _: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError> {
