@@ -80,15 +80,10 @@ impl Gateway {
                 return fault::refused(refusal);
             }
             if wire.has_expired() {
-                return ctx.remaining().err().unwrap_or(GatewayError::UpstreamTimeout);
+                return ctx.late(GatewayError::UpstreamTimeout);
             }
         }
-        match fault::reason(error) {
-            late @ (GatewayError::UpstreamTimeout | GatewayError::ConnectTimeout) => {
-                ctx.remaining().err().unwrap_or(late)
-            }
-            reason => reason,
-        }
+        ctx.late(fault::reason(error))
     }
 }
 
