@@ -16,12 +16,15 @@ const AZURE: &str = "azure_functions: { function_uri: 'http://$ADDR/api', author
 const OPENFAAS: &str = "openfaas: { gateway_uri: 'http://$ADDR', function: hello }";
 const OPENFAAS_QUEUE: &str = "openfaas: { gateway_uri: 'http://$ADDR', function: hello, mode: async }";
 
+/// The target; the status, fields and body of its answer; the client's status, and the reason.
+type Row<'a> = (&'a str, u16, &'a str, &'a str, u16, Option<&'a str>);
+
 #[tokio::test]
 async fn each_signal_has_its_status_and_its_word() {
     let text = "Content-Type: text/plain; charset=utf-8\r\n";
     let json = "Content-Type: application/json\r\n";
     let activation = format!("{json}X-Openwhisk-Activation-Id: 4fa1\r\n");
-    let rows: &[(&str, u16, &str, &str, u16, Option<&str>)] = &[
+    let rows: &[Row<'_>] = &[
         (OPENFUNCTION, 500, "X-OpenFunction-Status: crash\r\n", "oops", 500, Some("function_error")),
         (OPENFUNCTION, 500, "X-Google-Status: error\r\n", "oops", 500, Some("function_error")),
         (OPENFUNCTION, 500, "", "oops", 500, None),

@@ -143,7 +143,7 @@ impl Buffered for Action {
         let id = HeaderValue::from_str(call.request_id).map_err(|_| GatewayError::Internal)?;
         req.clone_from(&self.head);
         if let Some(target) = &self.target {
-            set_target(req, &target.fill(call.parameters)?)?;
+            set_target(req, target.fill(call.parameters)?)?;
         }
         set_header(req, REQUEST_ID, &id)?;
         Ok(body)
