@@ -536,7 +536,7 @@ impl Canaries {
     }
 
     fn names_in(&self, text: &str) -> BTreeSet<&'static str> {
-        self.hits(text).map(|(_, name)| name).collect()
+        self.hits(text).into_iter().map(|(_, name)| name).collect()
     }
 
     /// The lines in which there is a secret.
@@ -546,7 +546,7 @@ impl Canaries {
             for spelling in
                 [line.to_owned(), percent_encoding::percent_decode_str(line).decode_utf8_lossy().into()]
             {
-                if let Some((at, name)) = self.hits(&spelling).next() {
+                if let Some((at, name)) = self.hits(&spelling).first().copied() {
                     let start = spelling.floor_char_boundary(at.saturating_sub(100));
                     let end = spelling.floor_char_boundary(at + 100);
                     leaks.push(format!("{place} shows `{name}`: …{}", &spelling[start..end]));
@@ -557,12 +557,10 @@ impl Canaries {
         leaks
     }
 
-    fn hits(&self, text: &str) -> impl Iterator<Item = (usize, &'static str)> {
-        let bytes = text.to_ascii_lowercase().into_bytes();
-        let windows = bytes.windows(8).enumerate();
-        let found: Vec<_> =
-            windows.filter_map(|(at, window)| Some((at, *self.pieces.get(window)?))).collect();
-        found.into_iter()
+    fn hits(&self, text: &str) -> Vec<(usize, &'static str)> {
+        let text = text.to_ascii_lowercase();
+        let windows = text.as_bytes().windows(8).enumerate();
+        windows.filter_map(|(at, window)| Some((at, *self.pieces.get(window)?))).collect()
     }
 }
 
