@@ -11,6 +11,7 @@ mod decide;
 mod exchange;
 mod fault;
 mod forward;
+mod leaving;
 mod limits;
 mod record;
 mod reply;
@@ -38,6 +39,7 @@ use self::answer::{
 use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
+pub use self::leaving::Leaving;
 use self::limits::Load;
 use crate::downstream::Wire;
 use crate::error::GatewayError;
@@ -53,6 +55,7 @@ pub struct Gateway {
     metrics: Metrics,
     access_log: AccessLog,
     load: Load,
+    leaving: Leaving,
     /// Pingora's connector and pool, for the exchanges that the proxy phases cannot do.
     connector: Connector,
 }
@@ -64,7 +67,14 @@ impl Gateway {
         access_log: AccessLog,
         connector: Connector,
     ) -> Self {
-        Gateway { snapshot, metrics, access_log, load: Load::default(), connector }
+        let load = Load::default();
+        let leaving = Leaving::new(load.clone());
+        Gateway { snapshot, metrics, access_log, load, leaving, connector }
+    }
+
+    /// For whoever ends the process.
+    pub fn leaving(&self) -> Leaving {
+        self.leaving.clone()
     }
 
     /// The reason for an error that came through Pingora; ours were noted when they arose.
@@ -103,6 +113,7 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora::Result<bool> {
+        self.leaving.tell(session);
         if let Err(error) = self.decide(session, ctx) {
             return self.refuse(session, ctx, error).await;
         }
@@ -280,6 +291,7 @@ impl ProxyHttp for Gateway {
         if resp.status.is_informational() {
             return Ok(());
         }
+        self.leaving.tell(session);
         let Some(function) = ctx.function() else { return Ok(()) };
         let call_id = notice_call_id(resp, function);
         let mapped = match &function.target {
