@@ -68,14 +68,18 @@ impl App {
             .build()
             .context("cannot start the runtime")?;
         let result = runtime.block_on(self.serve());
-        // What is still blocking somewhere must not hold up the end.
+        // What is still blocking somewhere must not hold up the end. What is still waiting gets its line.
         runtime.shutdown_timeout(Duration::from_millis(100));
+        if result.as_ref().is_ok_and(|access_log| !access_log.flush(LOG_FLUSH)) {
+            log::warn!("lines of the access log were lost: its sink did not take them in time");
+        }
         // How it ended is said last.
         log::logger().flush();
-        result
+        result.map(drop)
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
+    /// Returns where requests are still written that are dropped with the runtime.
+    async fn serve(self) -> anyhow::Result<AccessLog> {
         let App { plan, path, files, listeners, admin, predecessor } = self;
         // Received from the very start: a signal that nobody receives ends the process.
         let (hangup, reopening) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
@@ -191,10 +195,7 @@ impl App {
             0 => log::info!("stopped"),
             cut => log::warn!("stopped; {cut} connections were cut"),
         }
-        if !access_log.flush(LOG_FLUSH) {
-            log::warn!("lines of the access log were lost: its sink did not take them in time");
-        }
-        Ok(())
+        Ok(access_log)
     }
 }
 

@@ -41,6 +41,7 @@ use self::ctx::RequestCtx;
 use self::forward::Entrance;
 pub use self::leaving::Leaving;
 use self::limits::Load;
+use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::platforms::{Streamed, Target, Verdict};
@@ -52,8 +53,7 @@ use crate::upstream::{Keepalive, Use};
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
     snapshot: Arc<ArcSwap<Snapshot>>,
-    metrics: Metrics,
-    access_log: AccessLog,
+    ledger: Arc<Ledger>,
     load: Load,
     leaving: Leaving,
     /// Pingora's connector and pool, for the exchanges that the proxy phases cannot do.
@@ -69,7 +69,8 @@ impl Gateway {
     ) -> Self {
         let load = Load::default();
         let leaving = Leaving::new(load.clone());
-        Gateway { snapshot, metrics, access_log, load, leaving, connector }
+        let ledger = Arc::new(Ledger { metrics, log: access_log });
+        Gateway { snapshot, ledger, load, leaving, connector }
     }
 
     /// For whoever ends the process.
@@ -113,6 +114,7 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora::Result<bool> {
+        ctx.outline = Some(Outline::of(session, &self.ledger));
         self.leaving.tell(session);
         if let Err(error) = self.decide(session, ctx) {
             return self.refuse(session, ctx, error).await;
@@ -391,7 +393,8 @@ impl ProxyHttp for Gateway {
         if let (Some(error), None) = (error, &ctx.error) {
             ctx.error = Some(self.explain(session, error, ctx));
         }
-        record::write(&self.metrics, &self.access_log, session, ctx);
+        record::write(&self.ledger, session, ctx);
+        ctx.outline = None;
         if let Some(wire) = Wire::of(session.as_downstream()) {
             wire.request_done();
         }
