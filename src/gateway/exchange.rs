@@ -58,7 +58,7 @@ pub(super) async fn run(
     gateway.leaving.tell(session);
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
-    ctx.reported = notice_refusal(session.req_header(), &mut resp, function);
+    ctx.reported = notice_refusal(session.req_header(), &mut resp, function).or(target.reported(&resp));
     match target.reply(&resp) {
         Reply::Collected => collect(gateway, session, ctx, target, resp, line).await,
         Reply::Relayed => relay::run(gateway, session, ctx, target, resp, line).await,

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::header::HOST;
 use http::{HeaderValue, Method, Uri, Version};
@@ -47,6 +47,7 @@ impl Outline {
 
 /// What is known of a request besides what it has learned.
 struct Ended<'a> {
+    at: Instant,
     method: &'a Method,
     authority: Option<&'a [u8]>,
     path: &'a [u8],
@@ -58,7 +59,7 @@ struct Ended<'a> {
 }
 
 /// Writes and counts a request that reached the proxy's hooks.
-pub(super) fn write(ledger: &Ledger, session: &Session, ctx: &RequestCtx) {
+pub(super) fn write(ledger: &Ledger, session: &Session, ctx: &RequestCtx, now: Instant) {
     let head = session.req_header();
     let downstream = session.as_downstream();
     let reason = match &ctx.error {
@@ -66,6 +67,7 @@ pub(super) fn write(ledger: &Ledger, session: &Session, ctx: &RequestCtx) {
         None => ctx.reported.or_else(|| body::reported(ctx)).map(Reported::code),
     };
     let ended = Ended {
+        at: now,
         method: &head.method,
         authority: authority(&head.uri, head.headers.get(HOST)),
         path: head.raw_path(),
@@ -83,6 +85,7 @@ pub(super) fn write(ledger: &Ledger, session: &Session, ctx: &RequestCtx) {
 pub(super) fn abandon(outline: &Outline, ctx: &RequestCtx) {
     let error = if std::thread::panicking() { GatewayError::Internal } else { GatewayError::Draining };
     let ended = Ended {
+        at: Instant::now(),
         method: &outline.method,
         authority: authority(&outline.uri, outline.host.as_ref()),
         path: outline.uri.path().as_bytes(),
@@ -98,7 +101,7 @@ pub(super) fn abandon(outline: &Outline, ctx: &RequestCtx) {
 fn enter(ledger: &Ledger, ctx: &RequestCtx, ended: &Ended<'_>) {
     let Ledger { metrics, log } = ledger;
     let &Ended { status, reason, body_in, body_out, .. } = ended;
-    let total = ctx.started.elapsed();
+    let total = ended.at.saturating_duration_since(ctx.started);
     let function = ctx.function();
     let counts = function.map_or(metrics.unrouted(), |function| &function.metrics);
     counts.end(&End {

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 
@@ -55,7 +57,7 @@ impl TargetPath {
             uri::push_suffix(suffix, &mut target);
         }
         uri::push_query(self.query.as_deref(), call.query, &mut target);
-        set_target(req, &target)
+        set_target(req, target)
     }
 }
 
@@ -89,9 +91,11 @@ impl Host {
 }
 
 /// Sets the request line's target, in origin form.
-pub fn set_target(req: &mut RequestHeader, target: &str) -> Result<(), GatewayError> {
+pub fn set_target(req: &mut RequestHeader, target: String) -> Result<(), GatewayError> {
     // What the client sent has passed the checks of the wire, so this only fails for what they let through and `http` does not know.
-    req.set_raw_path(target.as_bytes()).map_err(|_| GatewayError::BadPath)
+    let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| GatewayError::BadPath)?;
+    req.set_uri(target.into());
+    Ok(())
 }
 
 /// Puts one value in place of all that the client may have sent under this name.

@@ -146,6 +146,11 @@ pub trait Buffered {
         true
     }
 
+    /// What the platform itself says of the call with a head that is not the function's.
+    fn reported(&self, _resp: &ResponseHeader) -> Option<Reported> {
+        None
+    }
+
     /// How an answer with this head reaches the client.
     fn reply(&self, _resp: &ResponseHeader) -> Reply {
         Reply::Collected
@@ -376,6 +381,14 @@ impl Buffered for BufferedTarget {
             BufferedTarget::LambdaUrl(target) => target.open(call, resp, body),
             BufferedTarget::LambdaInvoke(target) => target.open(call, resp, body),
             BufferedTarget::OpenWhisk(target) => target.open(call, resp, body),
+        }
+    }
+
+    fn reported(&self, resp: &ResponseHeader) -> Option<Reported> {
+        match self {
+            BufferedTarget::LambdaInvoke(target) => target.reported(resp),
+            BufferedTarget::LambdaUrl(target) => target.reported(resp),
+            BufferedTarget::OpenWhisk(target) => target.reported(resp),
         }
     }
 

@@ -248,7 +248,12 @@ impl Upstream {
 
 fn template(terms: &Terms, tally: Arc<dyn Tally>) -> HttpPeer {
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let mut peer = HttpPeer::new(nowhere, terms.scheme == Scheme::Https, terms.sni.clone());
+    // Without TLS nobody reads the name, which would be copied and hashed for every request; the group tells names apart.
+    let (is_tls, sni) = match terms.scheme {
+        Scheme::Https => (true, terms.sni.clone()),
+        Scheme::Http => (false, String::new()),
+    };
+    let mut peer = HttpPeer::new(nowhere, is_tls, sni);
     let options = &mut peer.options;
     options.verify_cert = terms.verify == Verify::Certificate;
     options.verify_hostname = options.verify_cert;

@@ -36,6 +36,8 @@ mod demo;
 mod docs;
 /// Google's functions framework as a real function server.
 mod framework;
+/// What platforms say of a call, and what becomes of it.
+mod function_errors;
 /// gRPC: trailers, and messages one by one.
 mod grpc;
 /// Malformed and hostile requests, row by row.

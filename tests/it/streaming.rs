@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
@@ -57,7 +58,7 @@ async fn a_function_may_be_slow_as_long_as_it_is_never_silent_for_long() {
             exchange.start_chunked("text/plain").await;
             // Longer than the time-out in all, and none of it in one piece.
             for _ in 0..12 {
-                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                tokio::time::sleep(Duration::from_millis(250)).await;
                 exchange.send_chunk("x").await;
             }
             exchange.end_chunked().await;
@@ -349,6 +350,22 @@ async fn a_function_that_falls_silent_in_the_body_is_cut() {
 
     assert_eq!((answer.text().as_str(), answer.whole), ("half", false));
     assert_eq!(gateway.access_log(1).await[0]["reason"], "upstream_timeout");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_time_does_not_make_the_function_late() {
+    // More than all buffers on the way hold.
+    const LENGTH: usize = 16 * 1024 * 1024;
+    let origin = Origin::http1().reply(|_| Reply::new(200, vec![b'x'; LENGTH])).start().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 200"))).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+
+    // What the function has said waits here for longer than it may be silent itself.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let answer = client.response("GET").await;
+
+    assert_eq!((answer.text().len(), answer.whole), (LENGTH, true));
 }
 
 #[tokio::test]

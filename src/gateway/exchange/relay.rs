@@ -98,7 +98,7 @@ impl Answer {
         if self.state != State::Waiting {
             return Ok(());
         }
-        forward::strip_hop_by_hop(&mut self.head);
+        forward::tidy(&mut self.head).map_err(|_| GatewayError::UpstreamProtocol)?;
         let state = frame(session.req_header(), &mut self.head).map_err(|_| GatewayError::Internal)?;
         finish_head(&mut self.head, ctx).map_err(|_| GatewayError::Internal)?;
         if session.req_header().version == Version::HTTP_10 {
@@ -149,7 +149,6 @@ impl Answer {
 fn frame(req: &RequestHeader, resp: &mut ResponseHeader) -> pingora::Result<State> {
     // The function's may be another.
     resp.set_version(Version::HTTP_11);
-    forward::state_length_once(resp)?;
     resp.remove_header(&TRANSFER_ENCODING);
     if req.method == Method::HEAD || matches!(resp.status.as_u16(), 204 | 304) {
         return Ok(State::Bodiless);

@@ -74,7 +74,7 @@ impl Buffered for Invoke {
         let event = self.payload.event(call, req, body, with.at)?;
         req.clone_from(&self.head);
         if let Some(target) = &self.target {
-            set_target(req, &target.fill(call.parameters)?)?;
+            set_target(req, target.fill(call.parameters)?)?;
         }
         sign(req, &event, &self.scope, credentials, with.at)?;
         Ok(event)

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -37,7 +37,7 @@ use super::head::{Host, basic_authorization, set_header, set_target};
 use super::template::{Name, Names, Parameters, Route};
 use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Target};
 use crate::diag::{Invalid, Scope};
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::uri::{encode_segment, push_suffix};
 use crate::values::{ByteSize, RawSecret, Scheme, Secret, TargetUri, Written};
@@ -143,10 +143,21 @@ impl Buffered for Action {
         let id = HeaderValue::from_str(call.request_id).map_err(|_| GatewayError::Internal)?;
         req.clone_from(&self.head);
         if let Some(target) = &self.target {
-            set_target(req, &target.fill(call.parameters)?)?;
+            set_target(req, target.fill(call.parameters)?)?;
         }
         set_header(req, REQUEST_ID, &id)?;
         Ok(body)
+    }
+
+    fn reported(&self, resp: &ResponseHeader) -> Option<Reported> {
+        match resp.status {
+            // Also what an action calls an error itself.
+            StatusCode::BAD_GATEWAY if resp.headers.contains_key(ACTIVATION_ID) => {
+                Some(Reported::FunctionError)
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(Reported::NotReached),
+            _ => None,
+        }
     }
 
     fn open(&self, _: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError> {
