@@ -53,7 +53,7 @@ impl App {
         }
         let admin = inherited.take_or_bind(plan.settings.admin.address).context("the admin listener")?;
         for address in inherited.unclaimed() {
-            log::warn!("a socket on {address} was handed over, but no listener has this address");
+            log::warn!("there is a socket handed over on {address}, but no listener has this address");
         }
         let predecessor = inherited.predecessor().map(Predecessor::new);
         Ok(App { plan, path: path.to_owned(), files, listeners, admin, predecessor })

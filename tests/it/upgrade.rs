@@ -14,7 +14,7 @@ use crate::harness::*;
 #[tokio::test]
 async fn a_stop_with_a_delay_loses_nothing() {
     let (origin, _gate) = functions().await;
-    let mut gateway = Gateway::start(&format!("drain_delay: 2s\n{}", to(&origin))).await;
+    let mut gateway = Gateway::start(&format!("drain_delay: 60s\n{}", to(&origin))).await;
     let load = Load::on(&gateway);
     load.goes_on().await;
 
@@ -29,6 +29,8 @@ async fn a_stop_with_a_delay_loses_nothing() {
     assert_eq!((late.status(), late.header("Connection")), (200, Some("close")));
 
     load.goes_elsewhere().await;
+    gateway.signal(Signal::SIGTERM);
+    gateway.says("signalled again").await;
     assert!(gateway.exit().await.success());
 }
 
