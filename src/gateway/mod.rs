@@ -299,6 +299,7 @@ impl ProxyHttp for Gateway {
             ctx.is_tunnel = true;
             return Ok(());
         }
+        forward::forget_spelling(resp)?;
         forward::tidy(resp)?;
         if resp.status.is_informational() {
             return Ok(());
