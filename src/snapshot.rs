@@ -44,6 +44,7 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     pub threads: usize,
     pub admin: Admin,
+    pub drain_delay: Duration,
     pub shutdown_grace: Duration,
     pub trusted_proxies: Vec<IpNet>,
     pub deny_addresses: Arc<[IpNet]>,

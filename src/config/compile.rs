@@ -26,6 +26,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         listeners,
         threads,
         admin,
+        drain_delay,
         shutdown_grace,
         trusted_proxies,
         deny_addresses,
@@ -37,6 +38,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         None => Some(vec![Listener { address: LISTENER, identities: Vec::new() }]),
     };
     let admin = compile_admin(admin.unwrap_or_default(), &scope.key("admin"));
+    let drain_delay = duration(drain_delay, DRAIN_DELAY, &scope.key("drain_delay"));
     let shutdown_grace = duration(shutdown_grace, SHUTDOWN_GRACE, &scope.key("shutdown_grace"));
     let trusted_proxies =
         compile_networks(trusted_proxies.unwrap_or_default(), &scope.key("trusted_proxies"));
@@ -57,6 +59,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         listeners: listeners?,
         threads,
         admin: admin?,
+        drain_delay: drain_delay?,
         shutdown_grace: shutdown_grace?,
         trusted_proxies: trusted_proxies?,
         deny_addresses: deny_addresses?.into(),
@@ -393,6 +396,7 @@ fn warn_of_plain_credentials(terms: &Terms, credentials: &[Scope<'_>]) {
 
 const LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9080);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+const DRAIN_DELAY: Duration = Duration::ZERO;
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 const BODY: ByteSize = ByteSize(64 << 20);
 /// Where clouds tell a machine its credentials.

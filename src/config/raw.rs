@@ -34,6 +34,8 @@ pub(super) struct Settings {
     pub(super) threads: Option<Threads>,
     /// The administrative listener
     pub(super) admin: Option<Admin>,
+    /// How long new connections are still accepted when the gateway is told to stop, while `/readyz` says that it does (default 0s)
+    pub(super) drain_delay: Option<Written>,
     /// How long requests in flight may take when the gateway stops (default 30s)
     pub(super) shutdown_grace: Option<Written>,
     /// Networks whose X-Forwarded-* is believed (default: none)

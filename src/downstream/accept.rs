@@ -62,7 +62,8 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         self.open.now()
     }
 
-    /// Accepts until the shutdown, then closes the listener at once.
+    /// Accepts until the shutdown, then closes the listener. Whoever is in its queue by then was told that the connection stands,
+    /// and is served.
     pub async fn serve(
         self: Arc<Self>,
         listener: std::net::TcpListener,
@@ -76,7 +77,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = &mut stop => return Ok(()),
+                _ = &mut stop => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -87,20 +88,32 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
                 Err(error) if concerns_one_connection(&error) => debug!("a client left the queue: {error}"),
                 Err(error) => tokio::select! {
                     biased;
-                    _ = &mut stop => return Ok(()),
+                    _ = &mut stop => break,
                     () = trouble.pause(&error) => {}
                 },
             }
         }
+        let listener = listener.into_std()?;
+        // Ends with the queue: there is nothing to wait for.
+        while let Ok((socket, client)) = listener.accept() {
+            socket.set_nonblocking(true)?;
+            self.admit(TcpStream::from_std(socket)?, client, tls.clone());
+        }
+        Ok(())
     }
 
-    /// To be called once all listeners are closed: idle connections end, the others have until `over`. Returns how many had to
-    /// be cut.
-    pub async fn drain(&self, over: impl Future<Output = ()>) -> usize {
-        self.app.cleanup().await;
+    /// To be called once all listeners are closed: idle connections have until it is `quiet`, the others until it is `over`.
+    /// Returns how many had to be cut.
+    pub async fn drain(&self, quiet: impl Future<Output = ()>, over: impl Future<Output = ()>) -> usize {
+        let idle_end = async {
+            quiet.await;
+            self.app.cleanup().await;
+            self.open.none().await;
+        };
         tokio::select! {
             biased;
             () = self.open.none() => return 0,
+            () = idle_end => return 0,
             () = over => {}
         }
         let left = self.open.now();
@@ -165,13 +178,17 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         }
     }
 
-    /// Waits until the client says something. False when it does not, or the process ends first.
+    /// Waits until the client says something. False when it does not, or too late after the process began to end.
     async fn begins(&self, wire: &mut Wire) -> bool {
         let mut shutdown = self.shutdown.clone();
+        let too_late = async {
+            let _ = shutdown.wait_for(|stopping| *stopping).await;
+            tokio::time::sleep(FAREWELL).await;
+        };
         tokio::select! {
             biased;
             begins = wire.first_byte() => begins,
-            _ = shutdown.wait_for(|stopping| *stopping) => false,
+            () = too_late => false,
         }
     }
 }
@@ -337,6 +354,8 @@ const OVERLOADED: Refusal =
 const TURNED_AWAY_LIMIT: usize = 64;
 /// How long a request may take to end that was cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a connection on which nothing happens is kept while the process ends, for what a client may just be sending.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use accept::Front;
+pub use accept::{FAREWELL, Front};
 pub use answer::RequestId;
 pub use grammar::authority_is_valid;
 pub use head::{HeadLimits, check_http2};

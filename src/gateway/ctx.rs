@@ -12,6 +12,7 @@ use pingora::{Error, ErrorType};
 use super::again::Again;
 use super::body::Body;
 use super::limits::InFlight;
+use super::record::{self, Outline};
 use super::{entrance, forward};
 use crate::downstream::RequestId;
 use crate::error::{GatewayError, Reported};
@@ -52,6 +53,8 @@ pub struct RequestCtx {
     /// What the route's policy has to do with this request.
     pub(super) again: Option<Box<Again>>,
     pub(super) activation_id: Option<String>,
+    /// `Some` until the request is written and counted.
+    pub(super) outline: Option<Outline>,
 }
 
 /// The route's function, and where in the path its suffix begins and its parameters stand.
@@ -102,6 +105,7 @@ impl RequestCtx {
             body: None,
             again: None,
             activation_id: None,
+            outline: None,
         }
     }
 
@@ -155,6 +159,14 @@ impl RequestCtx {
         match deadline.checked_sub(self.started.elapsed()) {
             Some(left) if !left.is_zero() => Ok(Some(left)),
             _ => Err(GatewayError::Deadline),
+        }
+    }
+}
+
+impl Drop for RequestCtx {
+    fn drop(&mut self) {
+        if let Some(outline) = self.outline.take() {
+            record::abandon(&outline, self);
         }
     }
 }

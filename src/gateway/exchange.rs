@@ -55,6 +55,7 @@ pub(super) async fn run(
     let repeat = Repeat::of(session);
     let called = attended(session, call(gateway, ctx, function, head, sealed, repeat)).await;
     let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end()).map_err(|error| ctx.late(error))?;
+    gateway.leaving.tell(session);
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
     ctx.reported = notice_refusal(session.req_header(), &mut resp, function).or(target.reported(&resp));

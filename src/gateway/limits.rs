@@ -22,6 +22,10 @@ impl Load {
             Err(GatewayError::Overloaded)
         }
     }
+
+    pub(super) fn now(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for InFlight {
@@ -39,7 +43,7 @@ mod tests {
         let load = Load::default();
         let first = load.enter(1).unwrap();
         assert_eq!(load.enter(1).unwrap_err(), GatewayError::Overloaded);
-        assert_eq!(load.0.load(Ordering::Acquire), 1);
+        assert_eq!(load.now(), 1);
         drop(first);
         assert!(load.enter(1).is_ok());
     }

@@ -11,6 +11,7 @@ mod decide;
 mod exchange;
 mod fault;
 mod forward;
+mod leaving;
 mod limits;
 mod record;
 mod reply;
@@ -39,7 +40,9 @@ use self::answer::{
 use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
+pub use self::leaving::Leaving;
 use self::limits::Load;
+use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::platforms::{Streamed, Target, Verdict};
@@ -51,9 +54,9 @@ use crate::upstream::{Keepalive, Use};
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
     snapshot: Arc<ArcSwap<Snapshot>>,
-    metrics: Metrics,
-    access_log: AccessLog,
+    ledger: Arc<Ledger>,
     load: Load,
+    leaving: Leaving,
     /// Pingora's connector and pool, for the exchanges that the proxy phases cannot do.
     connector: Connector,
 }
@@ -65,7 +68,15 @@ impl Gateway {
         access_log: AccessLog,
         connector: Connector,
     ) -> Self {
-        Gateway { snapshot, metrics, access_log, load: Load::default(), connector }
+        let load = Load::default();
+        let leaving = Leaving::new(load.clone());
+        let ledger = Arc::new(Ledger { metrics, log: access_log });
+        Gateway { snapshot, ledger, load, leaving, connector }
+    }
+
+    /// For whoever ends the process.
+    pub fn leaving(&self) -> Leaving {
+        self.leaving.clone()
     }
 
     /// The reason for an error that came through Pingora; ours were noted when they arose.
@@ -100,6 +111,8 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
+        ctx.outline = Some(Outline::of(session, &self.ledger));
+        self.leaving.tell(session);
         if let Err(error) = self.decide(session, ctx) {
             return self.refuse(session, ctx, error).await;
         }
@@ -286,6 +299,7 @@ impl ProxyHttp for Gateway {
         if resp.status.is_informational() {
             return Ok(());
         }
+        self.leaving.tell(session);
         let Some(function) = ctx.function() else { return Ok(()) };
         let call_id = notice_call_id(resp, function);
         let mapped = match &function.target {
@@ -386,7 +400,8 @@ impl ProxyHttp for Gateway {
             ctx.error = Some(self.explain(session, error, ctx));
         }
         let now = Instant::now();
-        record::write(&self.metrics, &self.access_log, session, ctx, now);
+        record::write(&self.ledger, session, ctx, now);
+        ctx.outline = None;
         if let Some(wire) = Wire::of(session.as_downstream()) {
             wire.request_done(now);
         }

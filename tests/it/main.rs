@@ -70,3 +70,5 @@ mod shutdown;
 mod streaming;
 /// Certificates shown to clients, certificates of functions, HTTP/2.
 mod tls;
+/// Stop, restart and upgrade while clients go on.
+mod upgrade;

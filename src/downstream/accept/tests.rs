@@ -1,3 +1,4 @@
+use std::future::ready;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -360,7 +361,7 @@ async fn proxy_gets_a_connection_with_its_first_byte() {
         tokio::task::yield_now().await;
     }
     stop.send_replace(true);
-    assert_eq!(front.drain(sleep(LONG)).await, 0);
+    assert_eq!(front.drain(ready(()), sleep(LONG)).await, 0);
     assert_eq!(idle.rest().await, "");
     assert_eq!(app.0.load(Ordering::Relaxed), 1);
 }
@@ -400,7 +401,7 @@ async fn drain_ends_the_idle_and_waits_for_the_busy() {
     assert!(TcpStream::connect(gateway.address).await.is_err(), "the listener is still open");
 
     let front = Arc::clone(&gateway.front);
-    let draining = tokio::spawn(async move { front.drain(sleep(LONG)).await });
+    let draining = tokio::spawn(async move { front.drain(ready(()), sleep(LONG)).await });
     assert_eq!(idle.rest().await, "");
     assert!(!draining.is_finished());
     tell.send(()).await.unwrap();
@@ -419,7 +420,7 @@ async fn drain_cuts_what_is_left_at_the_end() {
         tokio::task::yield_now().await;
     }
     gateway.stop.send_replace(true);
-    assert_eq!(gateway.front.drain(sleep(SHORT)).await, 1);
+    assert_eq!(gateway.front.drain(ready(()), sleep(SHORT)).await, 1);
     assert!(busy.rest().await.starts_with("HTTP/1.1 503 "));
     assert_eq!(gateway.front.open(), 0);
 }
