@@ -98,9 +98,12 @@ impl Snapshot {
             .flat_map(|snapshot| snapshot.routes.values())
             .map(|function| (function.route.as_str(), function))
             .collect();
-        let routes = plan.routes.into_iter().map(|Route { name, matcher, policy, function }| {
+        let routes = plan.routes.into_iter().map(|Route { name, matcher, mut policy, function }| {
             let platforms::Compiled { platform, target, terms, max_request } = function;
             let metrics = metrics.route(&name, platform);
+            if let Some(known) = known.get(name.as_str()) {
+                policy.succeed(&known.policy);
+            }
             let upstream = match known.get(name.as_str()) {
                 // Another platform means other counters, and the upstream counts its connections on them.
                 Some(known) if known.platform == platform && *known.upstream.terms() == terms => {

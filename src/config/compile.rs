@@ -218,7 +218,7 @@ struct Matched {
 impl Routes {
     /// `credentials` are the scopes of the route's secrets.
     pub(super) fn add(&mut self, raw: raw::Route, credentials: &[Scope<'_>], scope: &Scope<'_>) {
-        let raw::Route { name, matcher, priority, retry, cold_start, target } = raw;
+        let raw::Route { name, matcher, priority, retry, cold_start, limits, target } = raw;
         let matcher = compile_matcher(matcher, priority.unwrap_or(0), &scope.key("match"));
         if let Some(matcher) = matcher.clone() {
             let place = scope.key("match").key("path").place().clone();
@@ -230,15 +230,15 @@ impl Routes {
         if let Some(platforms::Compiled { target: Target::Streamed(_), terms, .. }) = &function {
             warn_of_plain_credentials(terms, credentials);
         }
-        let policy = policy::compile(retry, cold_start, scope);
+        let policy = policy::compile(retry, cold_start, limits, scope);
         let route = || Some(Route { name: name?, matcher: matcher?, policy: policy?, function: function? });
         self.compiled.push(route());
     }
 
     /// Looks for faults in what is left of a route that cannot serve.
     pub(super) fn inspect(&mut self, raw: raw::Route, scope: &Scope<'_>) {
-        let raw::Route { name, matcher, priority, retry, cold_start, target } = raw;
-        policy::compile(retry, cold_start, scope);
+        let raw::Route { name, matcher, priority, retry, cold_start, limits, target } = raw;
+        policy::compile(retry, cold_start, limits, scope);
         let matcher = compile_matcher(matcher, priority.unwrap_or(0), &scope.key("match"));
         self.compile_name(name, &scope.key("name"));
         compile_target(target, matcher.as_ref(), &scope.key("target"));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use crate::platforms;
-use crate::policy::{cold_start, retry};
+use crate::policy::{bulkhead, cold_start, retry};
 use crate::values::Written;
 
 /// A configuration of fngate.
@@ -137,6 +137,8 @@ pub(super) struct Route {
     pub(super) retry: Option<retry::Raw>,
     /// How long requests wait for a function that is not there yet (default: not at all)
     pub(super) cold_start: Option<cold_start::Raw>,
+    /// How many of its requests may be under way or wait at once (default: as many as the gateway takes)
+    pub(super) limits: Option<bulkhead::Raw>,
     /// The function: exactly one platform
     pub(super) target: platforms::Raw,
 }

@@ -45,6 +45,9 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
     if let Some(held) = cold {
         counts.held_cold(held);
     }
+    if let Some(waited) = ctx.queued {
+        counts.queued(waited);
+    }
 
     if !log.is_on() {
         return;
@@ -74,6 +77,7 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
         client: Some(ctx.client),
         protocol: head.version,
         cold,
+        queued: ctx.queued,
         activation_id: ctx.activation_id.as_deref().map(str::as_bytes),
     });
 }
@@ -135,6 +139,7 @@ impl Observer for Refusals {
             client: at.client.as_ref().map(SocketAddr::ip),
             protocol: http::Version::HTTP_11,
             cold: None,
+            queued: None,
             activation_id: None,
         });
     }

@@ -88,6 +88,7 @@ fn every_field_of_the_log_is_explained() {
         client: None,
         protocol: http::Version::HTTP_11,
         cold: Some(Duration::from_millis(1)),
+        queued: Some(Duration::from_millis(1)),
         activation_id: Some(b"1"),
     });
     assert!(log.flush(Duration::from_secs(10)));
