@@ -185,6 +185,7 @@ fn terms(snapshot: &Snapshot, observer: &Arc<dyn Observer>) -> Terms {
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
         connections: limits.connections,
+        control_frames: limits.http2_control_frames,
         observer: Arc::clone(observer),
     }
 }

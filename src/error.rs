@@ -45,6 +45,8 @@ pub enum GatewayError {
     Overloaded,
     Draining,
     ClientGone,
+    /// The client keeps the gateway busy with frames that carry nothing.
+    ClientFlood,
     /// A fault of our own; the request ends, the process does not.
     Internal,
 }
@@ -103,6 +105,7 @@ impl GatewayError {
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
             ColdStart | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
+            ClientFlood => StatusCode::TOO_MANY_REQUESTS,
             Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -134,6 +137,7 @@ impl GatewayError {
             Overloaded => "overloaded",
             Draining => "draining",
             ClientGone => "client_gone",
+            ClientFlood => "client_flood",
             Internal => "internal",
         }
     }
@@ -142,7 +146,7 @@ impl GatewayError {
         use GatewayError::*;
         match self {
             NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadPath | BodyTooLarge | HeadersTooLarge
-            | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
+            | UnsupportedCoding | RequestTimeout | ClientGone | ClientFlood => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
             | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | ColdStart => {
                 Blame::Upstream
@@ -180,6 +184,7 @@ impl GatewayError {
             Overloaded => "the gateway is at its limit",
             Draining => "the gateway is shutting down",
             ClientGone => "the client closed the connection",
+            ClientFlood => "the client sent too many frames that carry nothing",
             Internal => "the gateway failed",
         }
     }

@@ -77,6 +77,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
     pub connections: usize,
     pub in_flight: usize,
+    pub http2_control_frames: u32,
 }
 
 /// A plan brought to life. Immutable; a request takes one and keeps it.

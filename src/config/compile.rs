@@ -165,7 +165,8 @@ fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<
 }
 
 fn compile_limits(raw: raw::Limits, scope: &Scope<'_>) -> Option<Limits> {
-    let raw::Limits { body, header_timeout, idle_timeout, connections, in_flight } = raw;
+    let raw::Limits { body, header_timeout, idle_timeout, connections, in_flight, http2_control_frames } =
+        raw;
     let body = match body {
         Some(written) => scope.key("body").accept(parse_size(&written)),
         None => Some(BODY),
@@ -181,6 +182,7 @@ fn compile_limits(raw: raw::Limits, scope: &Scope<'_>) -> Option<Limits> {
         idle_timeout: idle_timeout?,
         connections: count(connections, CONNECTIONS),
         in_flight: count(in_flight, IN_FLIGHT),
+        http2_control_frames: http2_control_frames.unwrap_or(HTTP2_CONTROL_FRAMES),
     })
 }
 
@@ -356,5 +358,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const CONNECTIONS: usize = 20_000;
 const IN_FLIGHT: usize = 10_000;
+const HTTP2_CONTROL_FRAMES: u32 = 1_000;
 /// A name is a label of every metric of its route.
 const LONGEST_NAME: usize = 64;

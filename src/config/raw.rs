@@ -121,6 +121,9 @@ pub(super) struct Limits {
     /// The most requests in flight at once (default 10000)
     #[schemars(range(min = 1))]
     pub(super) in_flight: Option<u32>,
+    /// The most PING, SETTINGS and other frames that carry nothing, per second of an HTTP/2 connection (default 1000)
+    #[schemars(range(min = 10))]
+    pub(super) http2_control_frames: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

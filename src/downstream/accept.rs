@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::frames::Frames;
 use super::linger::linger;
 use super::wire::Wire;
 use super::{Refusal, Refused, RequestId, Terms, answer};
@@ -147,16 +148,16 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
                 None => return,
             },
         };
-        // HTTP/2 frames its messages itself, and its rules are enforced by the library that reads the frames.
-        let (mut stream, _permit): (Stream, _) = match inner.selected_alpn_proto() {
-            Some(ALPN::H2) => (inner, Some(permit)),
+        let mut stream: Stream = match inner.selected_alpn_proto() {
+            // It frames its messages itself, and its rules are enforced by the library that reads the frames.
+            Some(ALPN::H2) => Box::new(Frames::new(inner, client, terms, permit)),
             _ => {
                 let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
                 // The proxy's own time-out for a first request begins when it gets the connection.
                 if !self.begins(&mut wire).await {
                     return;
                 }
-                (wire, None)
+                wire
             }
         };
         while let Some(again) = self.app.process_new(stream, &self.shutdown).await {
@@ -186,7 +187,7 @@ fn turn_away(socket: TcpStream, client: SocketAddr, permit: Option<Permit>, term
     terms.observer.refused(&Refused {
         request_id,
         client: Some(client),
-        protocol: "HTTP/1.1",
+        protocol: http::Version::HTTP_11,
         method: None,
         path: None,
         status: OVERLOADED.status,

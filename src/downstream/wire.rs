@@ -12,8 +12,6 @@
 //! `request_done` comes from the proxy's `logging` hook: Pingora reads the connection while it answers, to notice a client
 //! that leaves, and nothing in those reads tells them from the wait for the next request.
 
-mod alarm;
-mod identity;
 mod writing;
 
 use std::fmt;
@@ -34,10 +32,11 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::alarm::Alarm;
 use super::accept::Permit;
+use super::alarm::Alarm;
 use super::chunked::Scanner;
 use super::head::{self, Framing, Head, HeadLimits, Search};
+use super::identity::identify;
 use super::linger::linger;
 use super::{Refusal, Refused, RequestId, Terms, answer};
 
@@ -308,7 +307,7 @@ impl Wire {
         self.terms.observer.refused(&Refused {
             request_id,
             client: self.client,
-            protocol: "HTTP/1.1",
+            protocol: http::Version::HTTP_11,
             method,
             path,
             status: refusal.status,
@@ -538,6 +537,8 @@ impl AsyncRead for Wire {
         }
     }
 }
+
+identify!(Wire);
 
 /// Without the client's bytes: Pingora prints streams into its log.
 impl fmt::Debug for Wire {

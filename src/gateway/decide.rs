@@ -32,7 +32,8 @@ impl Gateway {
             ));
         }
         if session.req_header().version == http::Version::HTTP_2 {
-            // The wire has seen to it for HTTP/1.
+            // The wire has seen to all of it for HTTP/1.
+            session.set_write_timeout(Some(ctx.snapshot.settings.limits.idle_timeout));
             downstream::check_http2(session.req_header(), &HeadLimits::default()).map_err(fault::refused)?;
             forward::join_cookies(session.req_header_mut())?;
         }

@@ -27,6 +27,7 @@ pub(super) fn refused(refusal: Refusal) -> GatewayError {
         "body_too_large" => GatewayError::BodyTooLarge,
         "headers_too_large" => GatewayError::HeadersTooLarge,
         "unsupported_coding" => GatewayError::UnsupportedCoding,
+        "client_flood" => GatewayError::ClientFlood,
         "draining" => GatewayError::Draining,
         _ => GatewayError::BadRequest(refusal.reason),
     }

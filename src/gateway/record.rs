@@ -137,7 +137,7 @@ impl Observer for Refusals {
             reused: None,
             upstream: None,
             client: at.client.as_ref().map(SocketAddr::ip),
-            protocol: http::Version::HTTP_11,
+            protocol: at.protocol,
             cold: None,
             queued: None,
             activation_id: None,

@@ -229,7 +229,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 26] = [
+const FAILURE_CODES: [&str; 27] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -253,6 +253,7 @@ const FAILURE_CODES: [&str; 26] = [
     "overloaded",
     "draining",
     "client_gone",
+    "client_flood",
     "internal",
     "credential_refused",
     "not_reached",
@@ -486,7 +487,8 @@ mod tests {
             ColdStart => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),
-            ClientGone => Some(Internal),
+            ClientGone => Some(ClientFlood),
+            ClientFlood => Some(Internal),
             Internal => None,
         };
         let errors: Vec<_> = std::iter::successors(Some(NoRoute), next).collect();

@@ -271,7 +271,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 24] = [
+const ERRORS: [GatewayError; 25] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -295,5 +295,6 @@ const ERRORS: [GatewayError; 24] = [
     GatewayError::Overloaded,
     GatewayError::Draining,
     GatewayError::ClientGone,
+    GatewayError::ClientFlood,
     GatewayError::Internal,
 ];

@@ -7,10 +7,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use async_trait::async_trait;
 use bytes::Buf;
-use pingora_core::protocols::Shutdown;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 
 use super::{INNER, Side, Stage, Wire};
 
@@ -70,15 +68,6 @@ impl AsyncWrite for Wire {
         let wire = self.get_mut();
         ready!(wire.poll_drain(cx))?;
         Pin::new(wire.inner_mut()).poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Wire {
-    async fn shutdown(&mut self) {
-        if let Err(error) = AsyncWriteExt::shutdown(self).await {
-            log::debug!("client left before the connection was shut down: {error}");
-        }
     }
 }
 
