@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ use pingora_core::apps::ServerApp;
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{ALPN, GetSocketDigest, SocketDigest, Stream};
+use procfs::process::{LimitValue, Process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ pub struct Front<A> {
     shutdown: watch::Receiver<bool>,
     /// Ends what is left when the grace is over.
     cut: watch::Sender<()>,
+    /// The first descriptor that is kept for who is served already.
+    reserve: RawFd,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Front<A> {
@@ -49,6 +52,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             turned_away: Arc::default(),
             shutdown,
             cut: watch::Sender::new(()),
+            reserve: reserve(),
         })
     }
 
@@ -112,6 +116,10 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
 
     fn admit(self: &Arc<Self>, socket: TcpStream, client: SocketAddr, tls: Option<Arc<Acceptor>>) {
         let terms = self.terms.load_full();
+        // The lowest free number is given out first, so this one says how many are in use, without asking.
+        if socket.as_raw_fd() >= self.reserve {
+            return turn_away(socket, client, None, &terms);
+        }
         let Some(permit) = Count::enter(&self.open, terms.connections) else {
             let told = if tls.is_none() { Count::enter(&self.turned_away, TURNED_AWAY_LIMIT) } else { None };
             return turn_away(socket, client, told, &terms);
@@ -173,6 +181,18 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             begins = wire.first_byte() => begins,
             _ = shutdown.wait_for(|stopping| *stopping) => false,
         }
+    }
+}
+
+/// A tenth of the descriptors is for connections to functions and for the admin listener: whoever is served goes on while new
+/// clients are refused.
+fn reserve() -> RawFd {
+    match Process::myself()
+        .and_then(|process| process.limits())
+        .map(|limits| limits.max_open_files.soft_limit)
+    {
+        Ok(LimitValue::Value(limit)) => RawFd::try_from(limit - limit / 10).unwrap_or(RawFd::MAX),
+        Ok(LimitValue::Unlimited) | Err(_) => RawFd::MAX,
     }
 }
 
