@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use crate::downstream::HeadLimits;
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
 use crate::policy::Policy;
@@ -77,6 +78,12 @@ pub struct Limits {
     pub idle_timeout: Duration,
     pub connections: usize,
     pub in_flight: usize,
+    /// What a request's head may be, in every protocol.
+    pub head: HeadLimits,
+    pub requests_per_connection: u32,
+    /// Bytes per second; 0 is any pace.
+    pub min_rate: u64,
+    pub http2_streams: u32,
     pub http2_control_frames: u32,
 }
 

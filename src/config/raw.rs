@@ -121,6 +121,19 @@ pub(super) struct Limits {
     /// The most requests in flight at once (default 10000)
     #[schemars(range(min = 1))]
     pub(super) in_flight: Option<u32>,
+    /// The most fields of a request's head (default 200)
+    #[schemars(range(min = 10, max = 250))]
+    pub(super) header_count: Option<u16>,
+    /// The largest head of a request, up to 256KiB (default 64KiB)
+    pub(super) header_size: Option<Written>,
+    /// The most requests on one connection of HTTP/1, which is closed after them (default 10000)
+    #[schemars(range(min = 1))]
+    pub(super) requests_per_connection: Option<u32>,
+    /// The least that a client sends or takes per second while it is waited for; 0 for any pace (default 500)
+    pub(super) min_rate: Option<Written>,
+    /// The most requests at once on one connection of HTTP/2 (default 100)
+    #[schemars(range(min = 1))]
+    pub(super) http2_streams: Option<u32>,
     /// The most PING, SETTINGS and other frames that carry nothing, per second of an HTTP/2 connection (default 1000)
     #[schemars(range(min = 10))]
     pub(super) http2_control_frames: Option<u32>,

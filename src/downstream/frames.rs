@@ -19,6 +19,7 @@ use super::accept::Permit;
 use super::alarm::Alarm;
 use super::identity::identify;
 use super::linger::linger;
+use super::pace::{Download, acknowledged};
 use super::{Refusal, Refused, RequestId, Terms};
 
 /// A connection as the HTTP/2 library sees it.
@@ -39,8 +40,7 @@ pub(super) struct Frames {
     born: Instant,
     /// The client's preface is here, and the head of its first frame.
     has_begun: bool,
-    /// Since when the client has taken nothing of what was written.
-    write_stalled: Option<Instant>,
+    download: Download,
     alarm: Alarm,
 }
 
@@ -60,7 +60,7 @@ impl Frames {
             flooded: false,
             born,
             has_begun: false,
-            write_stalled: None,
+            download: Download::default(),
             alarm: Alarm::default(),
         }
     }
@@ -132,10 +132,10 @@ impl Frames {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Nor is one that takes nothing for as long as it may be idle.
+    /// Nor is one that takes too little.
     fn poll_stall<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let since = *self.write_stalled.get_or_insert_with(Instant::now);
-        ready!(self.alarm.poll(cx, since + self.terms.idle_timeout));
+        let Self { download, alarm, terms, inner, .. } = self;
+        ready!(download.poll(cx, alarm, terms, || inner.as_ref().and_then(acknowledged)));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -181,7 +181,7 @@ impl AsyncWrite for Frames {
         let Poll::Ready(written) = Pin::new(frames.inner_mut()).poll_write_vectored(cx, pieces) else {
             return frames.poll_stall(cx);
         };
-        frames.write_stalled = None;
+        frames.download.went();
         let written = written?;
         frames.sent(written, pieces);
         Poll::Ready(Ok(written))
@@ -195,7 +195,7 @@ impl AsyncWrite for Frames {
         let frames = self.get_mut();
         match Pin::new(frames.inner_mut()).poll_flush(cx) {
             Poll::Ready(flushed) => {
-                frames.write_stalled = None;
+                frames.download.went();
                 Poll::Ready(flushed)
             }
             Poll::Pending => frames.poll_stall(cx),

@@ -13,6 +13,7 @@ mod grammar;
 mod head;
 mod identity;
 mod linger;
+mod pace;
 mod wire;
 
 use std::net::SocketAddr;
@@ -35,6 +36,10 @@ pub struct Terms {
     pub idle_timeout: Duration,
     /// Open connections over all listeners.
     pub connections: usize,
+    /// After this many, a connection of HTTP/1 is closed.
+    pub requests_per_connection: u32,
+    /// The least a client sends or takes while it is waited for, in bytes per second; 0 is any pace.
+    pub min_rate: u64,
     /// Frames of an HTTP/2 connection that carry nothing, per second.
     pub control_frames: u32,
     pub observer: Arc<dyn Observer>,

@@ -38,6 +38,7 @@ use super::chunked::Scanner;
 use super::head::{self, Framing, Head, HeadLimits, Search};
 use super::identity::identify;
 use super::linger::linger;
+use super::pace::{Download, Upload};
 use super::{Refusal, Refused, RequestId, Terms, answer};
 
 /// A connection as Pingora sees it.
@@ -71,9 +72,10 @@ pub struct Wire {
     cut: watch::Receiver<()>,
     cut_off: bool,
     born: Instant,
-    /// Since when the client has sent nothing of a body, or taken nothing of an answer.
-    read_stalled: Option<Instant>,
-    write_stalled: Option<Instant>,
+    /// Requests that have begun.
+    requests: u32,
+    upload: Upload,
+    download: Download,
     /// The client has closed its side while it waits for an answer; when that is taken for leaving.
     leaves: Option<Instant>,
     /// Start of the current wait: for a first byte, then for the rest of the head.
@@ -93,12 +95,6 @@ enum Stage {
     Tunnel,
     /// Nothing more is read.
     Closed,
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Read,
-    Write,
 }
 
 /// What is left of the current request's body.
@@ -136,8 +132,9 @@ impl Wire {
             cut,
             cut_off: false,
             born: Instant::now(),
-            read_stalled: None,
-            write_stalled: None,
+            requests: 0,
+            upload: Upload::begin(),
+            download: Download::default(),
             leaves: None,
             since: Instant::now(),
             alarm: Alarm::default(),
@@ -158,6 +155,11 @@ impl Wire {
     /// The wire under a session, for the hooks of the proxy; HTTP/2 has none.
     pub fn of(session: &ServerSession) -> Option<&Self> {
         session.as_http1()?.stream().as_any().downcast_ref()
+    }
+
+    /// Whether the current request is the last one that this connection may carry.
+    pub fn is_at_its_last_request(&self) -> bool {
+        self.requests >= self.terms.requests_per_connection
     }
 
     /// The answer to the current request is written: once its body is read to its end, the next head may come.
@@ -285,6 +287,8 @@ impl Wire {
             Framing::Length(length) => Body::Length(length),
             Framing::Chunked => Body::Chunked(Scanner::default()),
         };
+        self.upload = Upload::begin();
+        self.requests = self.requests.saturating_add(1);
         self.upgrading = head.upgrade;
         self.search = Search::default();
         self.blank_line = false;
@@ -335,14 +339,14 @@ impl Wire {
         match self.poll_inner(cx, buf) {
             Poll::Ready(read) => read?,
             Poll::Pending => {
-                if self.poll_stall(cx, Side::Read).is_ready() {
+                if self.upload.poll(cx, &mut self.alarm, &self.terms).is_ready() {
                     return Poll::Ready(self.refuse_body(BODY_STALLED));
                 }
                 return self.poll_expiry(cx);
             }
         }
-        self.read_stalled = None;
         let fresh = &buf.filled()[before..];
+        self.upload.arrived(fresh.len(), &self.terms);
         let used = match self.body.take(fresh) {
             Ok(used) => used,
             Err(refusal) => {
@@ -380,17 +384,6 @@ impl Wire {
         }
         // But for the expiry nobody needs to be woken: the reader asks again when the answer is done, or never.
         self.poll_expiry(cx)
-    }
-
-    /// Ready when the client has not moved for as long as it may be idle. Only a read or write that has to wait comes here, so that
-    /// all others need no timer.
-    fn poll_stall(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<()> {
-        let stalled = match side {
-            Side::Read => &mut self.read_stalled,
-            Side::Write => &mut self.write_stalled,
-        };
-        let since = *stalled.get_or_insert_with(Instant::now);
-        self.alarm.poll(cx, since + self.terms.idle_timeout)
     }
 
     fn poll_expiry(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -552,6 +545,8 @@ const TOO_SLOW: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
 const BODY_STALLED: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The body took too long to arrive." };
+const NOT_TAKEN: Refusal =
+    Refusal { status: 408, code: "client_slow", reason: "The answer was not taken in time." };
 const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "The gateway is shutting down." };
 const HOLD_STEP: usize = 4 * 1024;
 /// How long a client that closed its side is still waited for. Longer than tools wait that send, half-close and read.

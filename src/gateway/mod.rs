@@ -371,7 +371,7 @@ impl ProxyHttp for Gateway {
             log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
         }
         let status = reason.status().as_u16();
-        if !has_begun(session) && reason != GatewayError::ClientGone {
+        if !has_begun(session) && !matches!(reason, GatewayError::ClientGone | GatewayError::ClientSlow) {
             session.set_keepalive(None);
             if let Err(e) = reply::refuse(session, ctx, &reason).await {
                 log::debug!("{}: the error could not be told to the client: {e}", ctx.request_id());

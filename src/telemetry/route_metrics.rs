@@ -229,7 +229,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 27] = [
+const FAILURE_CODES: [&str; 28] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -253,6 +253,7 @@ const FAILURE_CODES: [&str; 27] = [
     "overloaded",
     "draining",
     "client_gone",
+    "client_slow",
     "client_flood",
     "internal",
     "credential_refused",
@@ -487,7 +488,8 @@ mod tests {
             ColdStart => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),
-            ClientGone => Some(ClientFlood),
+            ClientGone => Some(ClientSlow),
+            ClientSlow => Some(ClientFlood),
             ClientFlood => Some(Internal),
             Internal => None,
         };

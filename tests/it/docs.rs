@@ -271,7 +271,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 25] = [
+const ERRORS: [GatewayError; 26] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -295,6 +295,7 @@ const ERRORS: [GatewayError; 25] = [
     GatewayError::Overloaded,
     GatewayError::Draining,
     GatewayError::ClientGone,
+    GatewayError::ClientSlow,
     GatewayError::ClientFlood,
     GatewayError::Internal,
 ];

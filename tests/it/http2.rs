@@ -327,7 +327,7 @@ async fn an_http2_client_that_takes_no_answer_gives_its_place_back() {
 
     let line = gateway.access_log(1).await.remove(0);
 
-    assert_eq!(line["reason"], "client_gone", "{line}");
+    assert_eq!(line["reason"], "client_slow", "{line}");
     gateway.counts("fngate_requests_in_flight", &[], 0.0).await;
 }
 

@@ -1,6 +1,7 @@
 //! What is refused because it is too much, and that others do not notice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::harness::*;
 
@@ -119,6 +120,176 @@ async fn a_reload_does_not_forget_who_is_under_way() {
 
 async fn call(gateway: Arc<Gateway>, target: &'static str) -> Response {
     gateway.get(target).await
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_given_up() {
+    let origin = Origin::echo().await;
+    let yaml = route("/fn", &openfunction(&origin, "timeout: 60s"));
+    let gateway = Gateway::start(&format!("limits: {{ min_rate: 1KiB }}\n{yaml}")).await;
+    let mut client = gateway.client().await;
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n").await;
+
+    // Never silent for longer than a twentieth of a second.
+    let drip = async {
+        loop {
+            client.send("x").await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = drip => {}
+        () = gateway.counts("fngate_failures_total", &[("route", "hello"), ("code", "request_timeout")], 1.0) => {}
+    }
+
+    let line = gateway.access_log(1).await.remove(0);
+    assert_eq!(
+        (line["status"].as_u64(), line["reason"].as_str()),
+        (Some(408), Some("request_timeout")),
+        "{line}"
+    );
+    assert!(line["dur_ms"].as_f64().unwrap() >= 5000.0, "{line}");
+}
+
+#[tokio::test]
+async fn a_reader_that_sips_is_cut() {
+    let origin = Origin::http1().reply(|_| Reply::new(200, vec![b'x'; 64 << 20])).start().await;
+    let yaml = route("/fn", &openfunction(&origin, "timeout: 60s"));
+    let gateway = Gateway::start(&format!("limits: {{ idle_timeout: 1s, min_rate: 1GiB }}\n{yaml}")).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+    let head = client.head().await;
+
+    let mut body = client.body(&head, "GET");
+    let sip = async {
+        while let Piece::Bytes(_) = body.next().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = sip => {}
+        () = gateway.counts("fngate_failures_total", &[("code", "client_slow")], 1.0) => {}
+    }
+
+    let line = gateway.access_log(1).await.remove(0);
+    assert_eq!(
+        (line["status"].as_u64(), line["reason"].as_str()),
+        (Some(200), Some("client_slow")),
+        "{line}"
+    );
+    origin.settles_at(0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_silent_by_nature_has_no_pace() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/event-stream").await;
+            exchange.send_chunk("data: 1\n\n").await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            exchange.send_chunk("data: 2\n\n").await;
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
+    let yaml = route("/events", &openfunction(&origin, "timeout: 60s"));
+    let gateway = Gateway::start(&format!("limits: {{ idle_timeout: 1s, min_rate: 1MiB }}\n{yaml}")).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/events")).await;
+    let head = client.head().await;
+    client.body(&head, "GET").until("data: 1\n\ndata: 2\n\n").await;
+}
+
+#[tokio::test]
+async fn a_head_is_as_large_as_the_file_says() {
+    let ca = Ca::new();
+    let origin = Origin::echo().await;
+    let yaml = route("/fn", &openfunction(&origin, ""));
+    let yaml = format!("limits: {{ header_count: 10, header_size: 4KiB }}\n{yaml}");
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let long = "x".repeat(1500);
+
+    for (fields, value, status) in
+        [(8, "x", 200), (11, "x", 431), (2, long.as_str(), 200), (3, long.as_str(), 431)]
+    {
+        let mut one = Request::get("/fn");
+        let mut two = hyper::Request::get("https://localhost/fn");
+        for n in 0..fields {
+            one = one.header(&format!("x-{n}"), value);
+            two = two.header(format!("x-{n}"), value);
+        }
+        assert_eq!(gateway.send(&one).await.status(), status, "HTTP/1, {fields} of {}", value.len());
+        let answer = client.call(two.body(http_body_util::Full::default()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), status, "HTTP/2, {fields} of {}", value.len());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_its_last_request() {
+    let origin = Origin::echo().await;
+    let yaml = route("/fn", &openfunction(&origin, ""));
+    let gateway = Gateway::start(&format!("limits: {{ requests_per_connection: 3 }}\n{yaml}")).await;
+    let mut client = gateway.client().await;
+
+    for (n, close) in [(1, "keep-alive"), (2, "keep-alive"), (3, "close")] {
+        let answer = client.call(&Request::post("/fn", "body")).await;
+        assert_eq!((answer.status(), answer.header("connection")), (200, Some(close)), "{n}");
+    }
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn an_http2_connection_has_so_many_streams() {
+    let gate = Gate::closed();
+    let (ca, slow) = (Ca::new(), held(&gate).await);
+    let yaml = route("/slow", &openfunction(&slow, ""));
+    let gateway =
+        Gateway::start_tls(&ca.leaf(&["localhost"]), &format!("limits: {{ http2_streams: 2 }}\n{yaml}"))
+            .await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    // With the first answer, the client knows the limit.
+    gate.open();
+    assert_eq!(client.call(Http2::get("https://localhost/slow")).await.unwrap().status(), 200);
+
+    let calls =
+        futures_util::future::join_all((0..3).map(|_| client.call(Http2::get("https://localhost/slow"))));
+    let open = async {
+        gateway.counts("fngate_requests_in_flight", &[("route", "hello")], 2.0).await;
+        slow.request(2).await;
+        assert_eq!(slow.requests().len(), 3, "the third call waits at the client");
+        (0..3).for_each(|_| gate.open());
+    };
+    let (answers, ()) = tokio::join!(calls, open);
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().status() == 200));
+}
+
+#[tokio::test]
+async fn who_is_served_goes_on_when_files_run_out() {
+    let origin = Origin::echo().await;
+    // A call takes a descriptor, because none is kept.
+    let yaml = route("/fn/*", &openfunction(&origin, "keepalive: false"));
+    let gateway = Gateway::builder().open_files(96).start(&yaml).await;
+    let mut served = gateway.client().await;
+    assert_eq!(served.call(&Request::get("/fn/x")).await.status(), 200);
+
+    let crowd = futures_util::future::join_all((0..150).map(|_| gateway.client())).await;
+    let refused = [("route", "-"), ("code", "overloaded")];
+    eventually("clients to be refused", PATIENCE, async || {
+        (gateway.metrics().await.counter("fngate_failures_total", &refused) > 50.0).then_some(())
+    })
+    .await;
+
+    for _ in 0..10 {
+        assert_eq!(served.call(&Request::get("/fn/x")).await.status(), 200);
+    }
+    assert!(!gateway.stderr().contains("connections cannot be accepted"), "{}", gateway.stderr());
+    drop(crowd);
+    eventually("service for a new client", PATIENCE, async || {
+        let answer = gateway.client().await.try_call(&Request::get("/fn/x")).await?;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
 }
 
 /// Answers each request when the gate is opened once more.

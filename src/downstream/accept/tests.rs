@@ -98,6 +98,8 @@ impl Gateway {
             header_timeout: LONG,
             idle_timeout: LONG,
             connections: 100,
+            requests_per_connection: 1000,
+            min_rate: 0,
             control_frames: 1000,
             observer: Arc::clone(&codes) as Arc<dyn Observer>,
         };
@@ -337,6 +339,8 @@ async fn proxy_gets_a_connection_with_its_first_byte() {
         header_timeout: LONG,
         idle_timeout: SHORT,
         connections: 100,
+        requests_per_connection: 1000,
+        min_rate: 0,
         control_frames: 1000,
         observer: Arc::new(Codes::default()),
     };

@@ -29,6 +29,8 @@ fn rig(capacity: usize) -> Rig {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(75),
         connections: 1,
+        requests_per_connection: 1000,
+        min_rate: 0,
         control_frames: 10,
         observer: Arc::clone(&reports) as Arc<dyn Observer>,
     };
