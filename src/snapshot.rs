@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
+use crate::aws::Keeper;
 use crate::downstream::HeadLimits;
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
@@ -45,6 +47,7 @@ pub struct Settings {
     pub admin: Admin,
     pub shutdown_grace: Duration,
     pub trusted_proxies: Vec<IpNet>,
+    pub deny_addresses: Arc<[IpNet]>,
     pub access_log: AccessLog,
     pub limits: Limits,
 }
@@ -107,7 +110,10 @@ impl Snapshot {
             .map(|function| (function.route.as_str(), function))
             .collect();
         let routes = plan.routes.into_iter().map(|Route { name, matcher, mut policy, function }| {
-            let platforms::Compiled { platform, target, terms, max_request } = function;
+            let platforms::Compiled { platform, target, mut terms, max_request, credentials } = function;
+            terms.denied = Arc::clone(&plan.settings.deny_addresses);
+            // The keeper of a source that was there before lives on.
+            let credentials = credentials.map(|source| Keeper::of(&source, &Handle::current()));
             let metrics = metrics.route(&name, platform);
             if let Some(known) = known.get(name.as_str()) {
                 policy.succeed(&known.policy);
@@ -127,7 +133,16 @@ impl Snapshot {
             };
             (
                 matcher,
-                Arc::new(Function { route: name, platform, target, upstream, metrics, max_request, policy }),
+                Arc::new(Function {
+                    route: name,
+                    platform,
+                    target,
+                    upstream,
+                    metrics,
+                    max_request,
+                    credentials,
+                    policy,
+                }),
             )
         });
         let routes = RouteTable::build(routes);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub use self::backoff::Backoff;
 use self::bulkhead::Bulkhead;
 use self::cold_start::ColdStart;
-use self::retry::Retry;
+use self::retry::{Condition, Retry};
 use crate::diag::Scope;
 
 /// What a route says about its calls.
@@ -37,6 +37,10 @@ impl Policy {
         {
             *bulkhead = Arc::clone(known);
         }
+    }
+
+    pub fn tries_again_on(&self, what: Condition) -> bool {
+        self.retry.as_ref().is_some_and(|retry| retry.on.contains(&what))
     }
 }
 

@@ -271,7 +271,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 26] = [
+const ERRORS: [GatewayError; 30] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -291,6 +291,10 @@ const ERRORS: [GatewayError; 26] = [
     GatewayError::BadEnvelope(""),
     GatewayError::FunctionError,
     GatewayError::NoCredential,
+    GatewayError::CredentialRefused,
+    GatewayError::NoFunction,
+    GatewayError::Throttled(None),
+    GatewayError::PlatformError(""),
     GatewayError::ColdStart,
     GatewayError::Overloaded,
     GatewayError::Draining,
