@@ -11,13 +11,14 @@ use pingora::apps::HttpServerOptions;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
 use pingora::listeners::tls::Acceptor;
+use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{Admin, Status};
-use crate::downstream::{FAREWELL, Front, HeadLimits, Observer, Terms};
+use crate::downstream::{FAREWELL, Front, Observer, Terms};
 use crate::gateway::Gateway;
 use crate::listen::Inherited;
 use crate::reload::{self, Reloader};
@@ -204,16 +205,25 @@ fn proxy(conf: &Arc<ServerConf>, gateway: Gateway, snapshot: &Snapshot) -> HttpP
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(snapshot.settings.limits.idle_timeout);
     proxy.server_options = Some(options);
+    let limits = &snapshot.settings.limits;
+    let mut http2 = default_h2_options();
+    http2.max_concurrent_streams(limits.http2_streams);
+    let list = limits.head.whole + LIST_OVERHEAD;
+    http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
+    proxy.h2_options = Some(http2);
     proxy
 }
 
 fn terms(snapshot: &Snapshot, observer: &Arc<dyn Observer>) -> Terms {
     let limits = &snapshot.settings.limits;
     Terms {
-        head: HeadLimits::default(),
+        head: limits.head.clone(),
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
         connections: limits.connections,
+        requests_per_connection: limits.requests_per_connection,
+        min_rate: limits.min_rate,
+        control_frames: limits.http2_control_frames,
         observer: Arc::clone(observer),
     }
 }
@@ -355,5 +365,7 @@ pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
 /// How long the start waits for names. What does not resolve by then is a warning, and its route answers 502.
 const NAMES_AT_START: Duration = Duration::from_secs(1);
 const IN_A_HURRY: &str = "signalled again: what is left is not waited for";
+/// A list of fields counts 32 bytes more for each (RFC 9113 section 6.5.2); what is over our own limits gets our own answer.
+const LIST_OVERHEAD: usize = 32 * 1024;
 const POOL_SURPLUS: usize = 4096;
 const LOG_FLUSH: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,10 +20,12 @@ use pingora_core::apps::ServerApp;
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{ALPN, GetSocketDigest, SocketDigest, Stream};
+use procfs::process::{LimitValue, Process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::frames::Frames;
 use super::linger::linger;
 use super::wire::Wire;
 use super::{Refusal, Refused, RequestId, Terms, answer};
@@ -37,6 +39,8 @@ pub struct Front<A> {
     shutdown: watch::Receiver<bool>,
     /// Ends what is left when the grace is over.
     cut: watch::Sender<()>,
+    /// The first descriptor that is kept for who is served already.
+    reserve: RawFd,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Front<A> {
@@ -49,6 +53,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             turned_away: Arc::default(),
             shutdown,
             cut: watch::Sender::new(()),
+            reserve: reserve(),
         })
     }
 
@@ -125,6 +130,10 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
 
     fn admit(self: &Arc<Self>, socket: TcpStream, client: SocketAddr, tls: Option<Arc<Acceptor>>) {
         let terms = self.terms.load_full();
+        // The lowest free number is given out first, so this one says how many are in use, without asking.
+        if socket.as_raw_fd() >= self.reserve {
+            return turn_away(socket, client, None, &terms);
+        }
         let Some(permit) = Count::enter(&self.open, terms.connections) else {
             let told = if tls.is_none() { Count::enter(&self.turned_away, TURNED_AWAY_LIMIT) } else { None };
             return turn_away(socket, client, told, &terms);
@@ -161,16 +170,16 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
                 None => return,
             },
         };
-        // HTTP/2 frames its messages itself, and its rules are enforced by the library that reads the frames.
-        let (mut stream, _permit): (Stream, _) = match inner.selected_alpn_proto() {
-            Some(ALPN::H2) => (inner, Some(permit)),
+        let mut stream: Stream = match inner.selected_alpn_proto() {
+            // It frames its messages itself, and its rules are enforced by the library that reads the frames.
+            Some(ALPN::H2) => Box::new(Frames::new(inner, client, terms, permit)),
             _ => {
                 let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
                 // The proxy's own time-out for a first request begins when it gets the connection.
                 if !self.begins(&mut wire).await {
                     return;
                 }
-                (wire, None)
+                wire
             }
         };
         while let Some(again) = self.app.process_new(stream, &self.shutdown).await {
@@ -190,6 +199,18 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             begins = wire.first_byte() => begins,
             () = too_late => false,
         }
+    }
+}
+
+/// A tenth of the descriptors is for connections to functions and for the admin listener: whoever is served goes on while new
+/// clients are refused.
+fn reserve() -> RawFd {
+    match Process::myself()
+        .and_then(|process| process.limits())
+        .map(|limits| limits.max_open_files.soft_limit)
+    {
+        Ok(LimitValue::Value(limit)) => RawFd::try_from(limit - limit / 10).unwrap_or(RawFd::MAX),
+        Ok(LimitValue::Unlimited) | Err(_) => RawFd::MAX,
     }
 }
 
@@ -223,7 +244,7 @@ fn turn_away(socket: TcpStream, client: SocketAddr, permit: Option<Permit>, term
     terms.observer.refused(&Refused {
         request_id,
         client: Some(client),
-        protocol: "HTTP/1.1",
+        protocol: http::Version::HTTP_11,
         method: None,
         path: None,
         status: OVERLOADED.status,

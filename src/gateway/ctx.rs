@@ -19,6 +19,7 @@ use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::Call;
 use crate::platforms::template::Parameters;
+use crate::policy::bulkhead::Place;
 use crate::routing::Captures;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Held, RouteMetrics};
@@ -44,6 +45,9 @@ pub struct RequestCtx {
     pub(super) body_in: u64,
     /// `Some` from the moment the request counts against the limits.
     pub(super) in_flight: Option<InFlight>,
+    /// One of the route's places, where it has a limit of its own, and how long the request waited for it.
+    pub(super) place: Option<Place>,
+    pub(super) queued: Option<Duration>,
     /// Keeps the route's gauge of requests in flight up.
     pub(super) held: Option<Held>,
     /// 101 was answered: what follows is no body.
@@ -100,6 +104,8 @@ impl RequestCtx {
             upstream: Attempts::default(),
             body_in: 0,
             in_flight: None,
+            place: None,
+            queued: None,
             held: None,
             is_tunnel: false,
             body: None,

@@ -129,11 +129,15 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     }
 }
 
-/// Does this for as long as the client is there.
+/// Does this for as long as the client is there. One that is still sending over HTTP/1 is not watched: the rest of its body would
+/// be taken for its leaving.
 pub(super) async fn attended<T>(
     session: &mut Session,
     work: impl Future<Output = Result<T, GatewayError>>,
 ) -> Result<T, GatewayError> {
+    if !session.as_downstream_mut().is_body_done() && session.req_header().version != Version::HTTP_2 {
+        return work.await;
+    }
     tokio::select! {
         done = work => done,
         gone = client_leaves(session) => Err(gone),
@@ -155,7 +159,7 @@ async fn in_time<T, E: From<GatewayError>>(
 
 /// Resolves when the client closes its connection while it waits, or when the wire gives it up.
 async fn client_leaves(session: &mut Session) -> GatewayError {
-    // The body was read to its end, so this only returns when the connection ends or misbehaves.
+    // There is no body to read, so this only returns when the connection ends or misbehaves.
     match session.as_downstream_mut().read_body_or_idle(true).await {
         Ok(_) => GatewayError::ClientGone,
         Err(_) => client_fault(session),

@@ -41,7 +41,7 @@ use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
 pub use self::leaving::Leaving;
-use self::limits::Load;
+use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
@@ -118,8 +118,14 @@ impl ProxyHttp for Gateway {
         }
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
         let held = function.metrics.begin();
+        let bulkhead = function.policy.bulkhead.clone();
         let buffered = matches!(function.target, Target::Buffered(_)).then(|| Arc::clone(function));
         ctx.held = Some(held);
+        if let Some(bulkhead) = bulkhead
+            && let Err(error) = Box::pin(take_place(session, ctx, bulkhead)).await
+        {
+            return self.refuse(session, ctx, error).await;
+        }
         // Who passes here shares the function's counters with all others: its own count of references is touched only where it must.
         let Some(function) = buffered else { return Ok(false) };
         // Boxed, so that its large state is not part of this future, which every request creates and moves.
@@ -138,7 +144,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Box<HttpPeer>> {
         let purpose = purpose(session);
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
-        if !function.policy.is_empty() {
+        if !function.policy.calls_once() {
             wait_for_turn(session, ctx).await.map_err(|error| ours(ctx, error))?;
         }
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
@@ -385,7 +391,7 @@ impl ProxyHttp for Gateway {
             log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
         }
         let status = reason.status().as_u16();
-        if !has_begun(session) && reason != GatewayError::ClientGone {
+        if !has_begun(session) && !matches!(reason, GatewayError::ClientGone | GatewayError::ClientSlow) {
             session.set_keepalive(None);
             if let Err(e) = reply::refuse(session, ctx, &reason).await {
                 log::debug!("{}: the error could not be told to the client: {e}", ctx.request_id());
@@ -439,12 +445,7 @@ async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<()
         // What the last attempt had to keep is over.
         wire.expire(None, None);
     }
-    if session.as_downstream_mut().is_body_done() {
-        exchange::attended(session, again::before(ctx)).await
-    } else {
-        // The rest of the body would be taken for the client's leaving.
-        again::before(ctx).await
-    }
+    exchange::attended(session, again::before(ctx)).await
 }
 
 /// An error that leads to the next attempt.

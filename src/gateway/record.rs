@@ -123,6 +123,9 @@ fn enter(ledger: &Ledger, ctx: &RequestCtx, ended: &Ended<'_>) {
     if let Some(held) = cold {
         counts.held_cold(held);
     }
+    if let Some(waited) = ctx.queued {
+        counts.queued(waited);
+    }
 
     if !log.is_on() {
         return;
@@ -148,6 +151,7 @@ fn enter(ledger: &Ledger, ctx: &RequestCtx, ended: &Ended<'_>) {
         client: Some(ctx.client),
         protocol: ended.version,
         cold,
+        queued: ctx.queued,
         activation_id: ctx.activation_id.as_deref().map(str::as_bytes),
     });
 }
@@ -209,8 +213,9 @@ impl Observer for Ledger {
             reused: None,
             upstream: None,
             client: at.client.as_ref().map(SocketAddr::ip),
-            protocol: Version::HTTP_11,
+            protocol: at.protocol,
             cold: None,
+            queued: None,
             activation_id: None,
         });
     }

@@ -46,6 +46,8 @@ mod hardening;
 mod http2;
 /// Services behind an ingress, found by their Host.
 mod knative;
+/// Too much of something, and who notices.
+mod limits;
 /// Sockets from the service manager, names from the resolver.
 mod machine;
 /// Counters, gauges, histograms, and the admin listener.

@@ -99,6 +99,9 @@ impl Gateway {
             header_timeout: LONG,
             idle_timeout: LONG,
             connections: 100,
+            requests_per_connection: 1000,
+            min_rate: 0,
+            control_frames: 1000,
             observer: Arc::clone(&codes) as Arc<dyn Observer>,
         };
         change(&mut terms);
@@ -337,6 +340,9 @@ async fn proxy_gets_a_connection_with_its_first_byte() {
         header_timeout: LONG,
         idle_timeout: SHORT,
         connections: 100,
+        requests_per_connection: 1000,
+        min_rate: 0,
+        control_frames: 1000,
         observer: Arc::new(Codes::default()),
     };
     let app = Arc::new(Reader::default());
