@@ -217,6 +217,19 @@ async fn a_socket_of_the_service_manager_is_taken_over() {
 }
 
 #[tokio::test]
+async fn a_client_that_connects_to_a_dead_gateway_is_served_by_the_next() {
+    let origin = Origin::echo().await;
+    let mut gateway = Gateway::builder().activated().start(&to(&origin)).await;
+    gateway.signal(Signal::SIGSTOP);
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+
+    gateway.kill_and_restart().await;
+
+    assert_eq!(client.response("GET").await.status(), 200);
+}
+
+#[tokio::test]
 async fn the_service_manager_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");

@@ -27,7 +27,8 @@ pub(crate) struct Gateway {
     stdout: Lines,
     stderr: Lines,
     /// What the service manager would hold: nobody else can bind the port meanwhile.
-    _listener: Option<TcpListener>,
+    listener: Option<TcpListener>,
+    builder: Builder,
 }
 
 impl Gateway {
@@ -167,6 +168,16 @@ impl Gateway {
         after.counter("fngate_config_last_reload_successful", &[]) == 1.0
     }
 
+    /// Kills the process and starts another in its place, as a service manager does: on the same ports, with the same file and
+    /// the same inherited socket. Returns when it is ready.
+    pub(crate) async fn kill_and_restart(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.exit().await;
+        (self.child, self.stdout, self.stderr) = self.builder.launch(&self.home, self.listener.as_ref());
+        let status = self.ready().await;
+        assert!(status.is_ok(), "the gateway ended with {status:?} instead of serving again");
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
@@ -193,7 +204,7 @@ impl Drop for Gateway {
 }
 
 /// How a gateway is to be started.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Builder {
     env: Vec<(String, String)>,
     files: Vec<(String, String)>,
@@ -280,8 +291,13 @@ impl Builder {
         }
         home.write_config(yaml);
         let listener = self.activated.then(|| TcpListener::bind(local(home.ports.plain)).unwrap());
+        let (child, stdout, stderr) = self.launch(&home, listener.as_ref());
+        Gateway { child, home, stdout, stderr, listener, builder: self.clone() }
+    }
+
+    fn launch(&self, home: &Home, listener: Option<&TcpListener>) -> (Child, Lines, Lines) {
         let mut command = self.command();
-        let stdin = listener.as_ref().map_or(Stdio::null(), |l| OwnedFd::from(l.try_clone().unwrap()).into());
+        let stdin = listener.map_or(Stdio::null(), |l| OwnedFd::from(l.try_clone().unwrap()).into());
         let mut child = command
             .arg("run")
             .arg("-c")
@@ -296,7 +312,7 @@ impl Builder {
             .unwrap();
         let stdout = Lines::of(child.stdout.take().unwrap());
         let stderr = Lines::of(child.stderr.take().unwrap());
-        Gateway { child, home, stdout, stderr, _listener: listener }
+        (child, stdout, stderr)
     }
 }
 
