@@ -17,7 +17,7 @@ use fngate::aws::{Credentials, SigningScope, sign};
 use fngate::config;
 use fngate::downstream::RequestId;
 use fngate::platforms::template::Parameters;
-use fngate::platforms::{Buffered, BufferedTarget, Call, Origin, Streamed, StreamedTarget, Target};
+use fngate::platforms::{Buffered, BufferedTarget, Call, Origin, Seal, Streamed, StreamedTarget, Target};
 use fngate::routing::{Matcher, Outcome, RouteTable};
 use fngate::snapshot::Plan;
 use fngate::telemetry::{AccessLog, Entry, Sink};
@@ -117,7 +117,16 @@ fn openwhisk(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched_ref(
                 || head.clone(),
-                |head| target.seal(&call(), head, input.clone(), SystemTime::now()).unwrap(),
+                |head| {
+                    target
+                        .seal(
+                            &call(),
+                            head,
+                            input.clone(),
+                            &Seal { at: SystemTime::now(), credentials: None },
+                        )
+                        .unwrap()
+                },
                 BatchSize::SmallInput,
             );
         });

@@ -40,6 +40,14 @@ pub enum GatewayError {
     FunctionError,
     /// There is no credential to call the function with, or none that is still valid.
     NoCredential,
+    /// The platform refused the credential, and its answer is not for clients.
+    CredentialRefused,
+    /// The platform knows no such function.
+    NoFunction,
+    /// The platform takes no further call now; after so many seconds it may, if it says so.
+    Throttled(Option<u32>),
+    /// The platform could not call the function, for reasons of its own.
+    PlatformError(&'static str),
     /// The function was not there for as long as its route lets a request wait.
     ColdStart,
     Overloaded,
@@ -75,7 +83,7 @@ impl Reported {
 
     pub fn code(self) -> &'static str {
         match self {
-            Reported::CredentialRefused => "credential_refused",
+            Reported::CredentialRefused => CREDENTIAL_REFUSED,
             Reported::FunctionError => FUNCTION_ERROR,
             Reported::NotReached => "not_reached",
         }
@@ -84,6 +92,8 @@ impl Reported {
 
 /// One word, whether the platform shows the failure with a status of its own or hides it behind a 200.
 const FUNCTION_ERROR: &str = "function_error";
+/// One word, whether what the platform says of it may pass or not.
+const CREDENTIAL_REFUSED: &str = "credential_refused";
 
 impl GatewayError {
     pub fn status(&self) -> StatusCode {
@@ -100,6 +110,10 @@ impl GatewayError {
             UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoCredential => {
                 StatusCode::BAD_GATEWAY
             }
+            PlatformError(_) => StatusCode::BAD_GATEWAY,
+            CredentialRefused => StatusCode::FORBIDDEN,
+            NoFunction => StatusCode::NOT_FOUND,
+            Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
             ColdStart | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
@@ -130,6 +144,10 @@ impl GatewayError {
             BadEnvelope(_) => "bad_envelope",
             FunctionError => FUNCTION_ERROR,
             NoCredential => "no_credential",
+            CredentialRefused => CREDENTIAL_REFUSED,
+            NoFunction => "no_function",
+            Throttled(_) => "throttled",
+            PlatformError(_) => "platform_error",
             ColdStart => "cold_start",
             Overloaded => "overloaded",
             Draining => "draining",
@@ -144,10 +162,9 @@ impl GatewayError {
             NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadPath | BodyTooLarge | HeadersTooLarge
             | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
-            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | ColdStart => {
-                Blame::Upstream
-            }
-            NoCredential | Overloaded | Draining | Internal => Blame::Gateway,
+            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoFunction
+            | Throttled(_) | PlatformError(_) | ColdStart => Blame::Upstream,
+            NoCredential | CredentialRefused | Overloaded | Draining | Internal => Blame::Gateway,
         }
     }
 
@@ -176,6 +193,10 @@ impl GatewayError {
             BadEnvelope(reason) => reason,
             FunctionError => "the function failed",
             NoCredential => "the gateway has no valid credential for the function",
+            CredentialRefused => "the platform refused the gateway's credential",
+            NoFunction => "the platform knows no such function",
+            Throttled(_) => "the platform takes no further call of this function now",
+            PlatformError(reason) => reason,
             ColdStart => "the function has not started yet",
             Overloaded => "the gateway is at its limit",
             Draining => "the gateway is shutting down",
@@ -184,10 +205,13 @@ impl GatewayError {
         }
     }
 
-    /// Seconds after which a client may try again; only for refusals that are the gateway's own decision.
+    /// Seconds after which a client may try again; only for refusals that are the gateway's own decision, or that the platform dated.
     pub fn retry_after(&self) -> Option<u32> {
-        matches!(self, GatewayError::ColdStart | GatewayError::Overloaded | GatewayError::Draining)
-            .then_some(1)
+        match self {
+            GatewayError::ColdStart | GatewayError::Overloaded | GatewayError::Draining => Some(1),
+            GatewayError::Throttled(after) => *after,
+            _ => None,
+        }
     }
 }
 

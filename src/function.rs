@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use pingora::http::RequestHeader;
 
-use crate::platforms::{Streamed, Target};
+use crate::aws::Keeper;
+use crate::platforms::{Buffered, Streamed, Target};
 use crate::policy::Policy;
 use crate::telemetry::RouteMetrics;
 use crate::upstream::{Tally, Upstream};
@@ -20,6 +21,8 @@ pub struct Function {
     pub metrics: Arc<RouteMetrics>,
     /// The largest request body of this route, where the file names one.
     pub max_request: Option<ByteSize>,
+    /// Keeps the credentials fresh that requests are signed with.
+    pub credentials: Option<Arc<Keeper>>,
     pub policy: Policy,
 }
 
@@ -28,7 +31,7 @@ impl Function {
     pub fn has_credential_for(&self, head: &RequestHeader) -> bool {
         let is_added = match &self.target {
             Target::Streamed(target) => target.adds_credential(head),
-            Target::Buffered(_) => true,
+            Target::Buffered(target) => target.adds_credential(head),
         };
         is_added && self.upstream.terms().credential.is_some()
     }

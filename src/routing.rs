@@ -156,7 +156,8 @@ impl<T> RouteTable<T> {
 
     /// The trees of the hosts that match, the most specific first.
     fn trees_for(&self, host: &str) -> impl Iterator<Item = &PathTree> {
-        let parents = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
+        let asked = if self.hosts_below.is_empty() { "" } else { host };
+        let parents = asked.match_indices('.').map(|(dot, _)| &asked[dot + 1..]);
         let below = parents.filter_map(|parent| self.hosts_below.get(parent));
         self.exact_hosts.get(host).into_iter().chain(below).chain([&self.any_host])
     }

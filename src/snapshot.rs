@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
+use crate::aws::Keeper;
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
 use crate::policy::Policy;
@@ -44,6 +46,7 @@ pub struct Settings {
     pub admin: Admin,
     pub shutdown_grace: Duration,
     pub trusted_proxies: Vec<IpNet>,
+    pub deny_addresses: Arc<[IpNet]>,
     pub access_log: AccessLog,
     pub limits: Limits,
 }
@@ -99,7 +102,10 @@ impl Snapshot {
             .map(|function| (function.route.as_str(), function))
             .collect();
         let routes = plan.routes.into_iter().map(|Route { name, matcher, policy, function }| {
-            let platforms::Compiled { platform, target, terms, max_request } = function;
+            let platforms::Compiled { platform, target, mut terms, max_request, credentials } = function;
+            terms.denied = Arc::clone(&plan.settings.deny_addresses);
+            // The keeper of a source that was there before lives on.
+            let credentials = credentials.map(|source| Keeper::of(&source, &Handle::current()));
             let metrics = metrics.route(&name, platform);
             let upstream = match known.get(name.as_str()) {
                 // Another platform means other counters, and the upstream counts its connections on them.
@@ -116,7 +122,16 @@ impl Snapshot {
             };
             (
                 matcher,
-                Arc::new(Function { route: name, platform, target, upstream, metrics, max_request, policy }),
+                Arc::new(Function {
+                    route: name,
+                    platform,
+                    target,
+                    upstream,
+                    metrics,
+                    max_request,
+                    credentials,
+                    policy,
+                }),
             )
         });
         let routes = RouteTable::build(routes);

@@ -2,7 +2,7 @@
 //!
 //! Nothing here rewrites what a client sent: a path is passed on as it came, or it is refused.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 
 /// The path holds something that some server behind us may read as another path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,16 @@ pub fn encode_segment(name: &str) -> String {
     /// RFC 3986 `unreserved`; everything else is escaped.
     const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(name, SEGMENT).to_string()
+}
+
+/// Decodes a name or value of a query or form; `None` when an escape is broken or is not UTF-8.
+pub fn decode_component(component: &str) -> Option<String> {
+    let escapes_are_whole = component.split('%').skip(1).all(|rest| {
+        matches!(rest.as_bytes(), [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+    });
+    let spaced = component.replace('+', " ");
+    let text = percent_decode(spaced.as_bytes()).decode_utf8().ok()?;
+    escapes_are_whole.then(|| text.into_owned())
 }
 
 #[derive(Clone, Copy)]

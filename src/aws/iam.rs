@@ -9,7 +9,7 @@ use crate::secrets;
 use crate::values::RawSecret;
 
 /// `authorization.iam` of the APISIX plugin, and where to find credentials that are not in the file.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
     /// The access key's ID (default: credentials are looked for as AWS's own tools do)

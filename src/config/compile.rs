@@ -3,12 +3,13 @@
 //! Every fault is recorded at its place and the rest goes on. The defaults are the constants at the end.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::raw;
 use crate::diag::{Invalid, Place, Scope, did_you_mean};
@@ -17,12 +18,20 @@ use crate::policy;
 use crate::routing::{self, HostPattern, Matcher, PathPattern};
 use crate::snapshot::{AccessLog, Admin, Limits, Listener, Route, Settings};
 use crate::tls::Identity;
-use crate::upstream::Terms;
+use crate::upstream::{Terms, is_denied};
 use crate::values::{ByteSize, Scheme, Written, is_host_name, parse_duration, parse_size};
 
 pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings> {
-    let raw::Settings { listeners, threads, admin, shutdown_grace, trusted_proxies, access_log, limits } =
-        raw;
+    let raw::Settings {
+        listeners,
+        threads,
+        admin,
+        shutdown_grace,
+        trusted_proxies,
+        deny_addresses,
+        access_log,
+        limits,
+    } = raw;
     let listeners = match listeners {
         Some(listeners) => compile_listeners(listeners, &scope.key("listeners")),
         None => Some(vec![Listener { address: LISTENER, identities: Vec::new() }]),
@@ -31,6 +40,13 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
     let shutdown_grace = duration(shutdown_grace, SHUTDOWN_GRACE, &scope.key("shutdown_grace"));
     let trusted_proxies =
         compile_networks(trusted_proxies.unwrap_or_default(), &scope.key("trusted_proxies"));
+    if let Some(networks) = &trusted_proxies {
+        warn_of_everybody(networks, &scope.key("trusted_proxies"));
+    }
+    let deny_addresses = match deny_addresses {
+        Some(networks) => compile_networks(networks, &scope.key("deny_addresses")),
+        None => Some(METADATA.to_vec()),
+    };
     let access_log = compile_access_log(access_log, &scope.key("access_log"));
     let limits = compile_limits(limits.unwrap_or_default(), &scope.key("limits"));
     let threads = match threads.unwrap_or(raw::Threads::Auto) {
@@ -43,6 +59,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         admin: admin?,
         shutdown_grace: shutdown_grace?,
         trusted_proxies: trusted_proxies?,
+        deny_addresses: deny_addresses?.into(),
         access_log: access_log?,
         limits: limits?,
     })
@@ -138,13 +155,16 @@ fn compile_networks(raw: Vec<String>, scope: &Scope<'_>) -> Option<Vec<IpNet>> {
         let network = scope.accept(network.map_err(|_| {
             Invalid::new(format!("`{text}` is not a network")).hint("like `10.0.0.0/8` or `2001:db8::/32`")
         }))?;
-        if network.prefix_len() == 0 {
-            scope.warn("every client is believed", "name the networks of your own proxies");
-        }
         Some(network.trunc())
     };
     let parsed: Vec<_> = raw.into_iter().enumerate().map(parse).collect();
     parsed.into_iter().collect()
+}
+
+fn warn_of_everybody(networks: &[IpNet], scope: &Scope<'_>) {
+    for (i, _) in networks.iter().enumerate().filter(|(_, network)| network.prefix_len() == 0) {
+        scope.index(i).warn("every client is believed", "name the networks of your own proxies");
+    }
 }
 
 fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<AccessLog> {
@@ -207,6 +227,7 @@ pub(super) struct Routes {
     /// Of every route whose `match` is right, whatever its target is.
     matched: Vec<Matched>,
     names: HashMap<String, Place>,
+    denied: Arc<[IpNet]>,
 }
 
 struct Matched {
@@ -216,6 +237,14 @@ struct Matched {
 }
 
 impl Routes {
+    /// `settings` are those of the same file, when they are right.
+    pub(super) fn new(settings: Option<&Settings>) -> Self {
+        Routes {
+            denied: settings.map(|settings| Arc::clone(&settings.deny_addresses)).unwrap_or_default(),
+            ..Routes::default()
+        }
+    }
+
     /// `credentials` are the scopes of the route's secrets.
     pub(super) fn add(&mut self, raw: raw::Route, credentials: &[Scope<'_>], scope: &Scope<'_>) {
         let raw::Route { name, matcher, priority, retry, cold_start, target } = raw;
@@ -226,6 +255,7 @@ impl Routes {
         }
         let name = self.compile_name(name, &scope.key("name"));
         let function = compile_target(target, matcher.as_ref(), &scope.key("target"));
+        let function = function.filter(|function| self.may_be_there(&function.terms, &scope.key("target")));
         // A platform with a credential of its own warns in its own words.
         if let Some(platforms::Compiled { target: Target::Streamed(_), terms, .. }) = &function {
             warn_of_plain_credentials(terms, credentials);
@@ -243,6 +273,19 @@ impl Routes {
         self.compile_name(name, &scope.key("name"));
         compile_target(target, matcher.as_ref(), &scope.key("target"));
         self.compiled.push(None);
+    }
+
+    /// Whether no address that the file itself gives is one where functions cannot be.
+    fn may_be_there(&self, terms: &Terms, scope: &Scope<'_>) -> bool {
+        let literals = terms.endpoints.iter().filter_map(|e| e.address.host.parse::<IpAddr>().ok());
+        let denied = literals.into_iter().find(|address| is_denied(*address, &self.denied));
+        if let Some(address) = denied {
+            scope.reject_with(
+                format!("no function may be at {address}"),
+                "`deny_addresses` has a network with it: that of the clouds' metadata services, unless the file says otherwise",
+            );
+        }
+        denied.is_none()
     }
 
     fn compile_name(&mut self, name: String, scope: &Scope<'_>) -> Option<String> {
@@ -348,10 +391,15 @@ fn warn_of_plain_credentials(terms: &Terms, credentials: &[Scope<'_>]) {
     }
 }
 
-const LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 9080);
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9180);
+const LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9080);
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 const BODY: ByteSize = ByteSize(64 << 20);
+/// Where clouds tell a machine its credentials.
+const METADATA: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32)),
+];
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const CONNECTIONS: usize = 20_000;

@@ -206,7 +206,7 @@ impl<'b> Loader<'b> {
     fn compile(&self) -> Option<(Settings, Vec<Route>)> {
         let faults = self.book.faulty_places();
         let settings = self.compile_settings(&faults);
-        let routes = self.compile_routes(&faults);
+        let routes = self.compile_routes(settings.as_ref(), &faults);
         settings.zip(routes)
     }
 
@@ -229,7 +229,7 @@ impl<'b> Loader<'b> {
         settings
     }
 
-    fn compile_routes(&self, faults: &[Place]) -> Option<Vec<Route>> {
+    fn compile_routes(&self, settings: Option<&Settings>, faults: &[Place]) -> Option<Vec<Route>> {
         let root = Scope::root(self.book, MAIN);
         let mut credentials: HashMap<(usize, &[Step]), Vec<Scope<'_>>> = HashMap::new();
         for place in &self.seen.credentials {
@@ -237,7 +237,7 @@ impl<'b> Loader<'b> {
                 credentials.entry((place.file, route)).or_default().push(root.at(place.clone()));
             }
         }
-        let mut routes = compile::Routes::default();
+        let mut routes = compile::Routes::new(settings);
         for (file, document) in self.documents.iter().enumerate() {
             let list = Scope::root(self.book, file).key("routes");
             for (i, route) in document.iter().flat_map(Document::routes).enumerate() {

@@ -38,6 +38,8 @@ pub(super) struct Settings {
     pub(super) shutdown_grace: Option<Written>,
     /// Networks whose X-Forwarded-* is believed (default: none)
     pub(super) trusted_proxies: Option<Vec<String>>,
+    /// Networks in which no function is, whatever its name resolves to (default: those of the clouds' metadata services)
+    pub(super) deny_addresses: Option<Vec<String>>,
     /// One line of JSON per request (default: to stdout)
     pub(super) access_log: Option<AccessLog>,
     /// What is refused because it is too much

@@ -10,19 +10,15 @@
 //! | `/events?ms=` | five server-sent events, that many milliseconds apart |
 //! | anything else | 404 |
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
-use hyper::body::{Body, Frame, Incoming};
-use percent_encoding::percent_decode_str;
-use tokio::time::{Interval, interval};
+use hyper::body::Incoming;
 
-use super::serve::{Reply, argument, collect, reply, text};
+use super::serve::{Reply, argument, collect, greet, reply, text};
+use super::timed::Timed;
 
 pub(super) async fn respond(request: Request<Incoming>) -> Reply {
     match request.uri().path() {
@@ -30,17 +26,12 @@ pub(super) async fn respond(request: Request<Incoming>) -> Reply {
         "/header" => text(StatusCode::OK, authorization(request.headers())),
         "/slow" => slow(request.uri()).await,
         "/events" => events(request.uri()),
-        SAMPLE => greet("World"),
+        SAMPLE => greet(""),
         path => match path.strip_prefix(SAMPLE).unwrap_or(path).strip_prefix('/') {
-            Some(name) if !name.contains('/') => greet(if name.is_empty() { "World" } else { name }),
+            Some(name) if !name.contains('/') => greet(name),
             _ => text(StatusCode::NOT_FOUND, "404 not found\n"),
         },
     }
-}
-
-fn greet(name: &str) -> Reply {
-    let name = percent_decode_str(name).decode_utf8_lossy();
-    text(StatusCode::OK, format!("Hello, {name}!\n"))
 }
 
 async fn greet_body(body: Incoming) -> Reply {
@@ -64,38 +55,15 @@ async fn slow(uri: &Uri) -> Reply {
 }
 
 fn events(uri: &Uri) -> Reply {
-    let period = milliseconds(uri).unwrap_or(Duration::from_millis(500)).max(Duration::from_millis(1));
-    let mut reply = reply(StatusCode::OK, "text/event-stream", Events { clock: interval(period), sent: 0 });
+    let period = milliseconds(uri).unwrap_or(Duration::from_millis(500));
+    let events = (1..=EVENTS).map(|n| Bytes::from(format!("id: {n}\ndata: event {n} of {EVENTS}\n\n")));
+    let mut reply = reply(StatusCode::OK, "text/event-stream", Timed::new(period, events));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
 }
 
 fn milliseconds(uri: &Uri) -> Option<Duration> {
     argument(uri, "ms")?.parse().ok().map(Duration::from_millis)
-}
-
-/// A body that produces its events one by one, the first at once.
-struct Events {
-    clock: Interval,
-    sent: u32,
-}
-
-impl Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.sent == EVENTS {
-            return Poll::Ready(None);
-        }
-        ready!(self.clock.poll_tick(cx));
-        self.sent += 1;
-        let event = format!("id: {0}\ndata: event {0} of {EVENTS}\n\n", self.sent);
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(event)))))
-    }
 }
 
 const SAMPLE: &str = "/default/function-sample";

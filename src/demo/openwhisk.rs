@@ -5,7 +5,6 @@
 //! action that reports an error is a 502. Activations are not kept: there is nothing to look up later.
 //! <https://github.com/apache/openwhisk/blob/master/docs/rest_api.md>
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
@@ -16,7 +15,7 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
-use super::serve::{self, Reply, argument, collect};
+use super::serve::{self, Reply, argument, collect, next_number};
 
 /// What the samples' owner would put into `service_token`.
 pub const SERVICE_TOKEN: &str = "guest:demo-key";
@@ -239,10 +238,9 @@ impl Activation {
     }
 }
 
-/// In the form of the platform's ids, and unique for as long as the demo runs.
+/// In the form of the platform's ids.
 fn next_id() -> String {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    format!("{:032x}", LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    format!("{:032x}", next_number())
 }
 
 const NOT_FOUND: Refusal = Refusal(StatusCode::NOT_FOUND, "The requested resource does not exist.");

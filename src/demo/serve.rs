@@ -3,6 +3,7 @@
 //! It must never know what a path means; that is each sample's own business.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use percent_encoding::percent_decode_str;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -73,6 +75,19 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     reply(status, "text/plain; charset=utf-8", Full::new(body.into()))
 }
 
+/// What most of the samples do: greeting who is named by a piece of a path, or the world.
+pub(super) fn greet(name: &str) -> Reply {
+    let name = percent_decode_str(if name.is_empty() { "World" } else { name }).decode_utf8_lossy();
+    text(StatusCode::OK, format!("Hello, {name}!\n"))
+}
+
+/// A reply without a body, and so without a type.
+pub(super) fn empty(status: StatusCode) -> Reply {
+    let mut reply = Response::new(Full::default().boxed_unsync());
+    *reply.status_mut() = status;
+    reply
+}
+
 pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Reply {
     reply(status, "application/json", Full::new(Bytes::from(body.to_string())))
 }
@@ -96,6 +111,12 @@ pub(super) async fn collect(body: Incoming, limit: usize) -> Option<Bytes> {
 pub(super) fn argument<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
     let pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
     pairs.into_iter().find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// For names of calls, unique for as long as the demo runs.
+pub(super) fn next_number() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

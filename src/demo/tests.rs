@@ -1,12 +1,16 @@
 //! The servers over real sockets, spoken to with a client that knows nothing but bytes.
 
+use std::time::SystemTime;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Asking again for what takes a while.
+const BETWEEN: Duration = Duration::from_millis(20);
 /// `guest:demo-key`
 const GOOD: &str = "Basic Z3Vlc3Q6ZGVtby1rZXk=";
 
@@ -23,6 +27,10 @@ async fn send(to: SocketAddr, method: &str, target: &str, headers: &[&str], body
         request += &format!("{header}\r\n");
     }
     request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    exchange(to, &request).await
+}
+
+async fn exchange(to: SocketAddr, request: &str) -> Answer {
     let received = timeout(PATIENCE, async {
         let mut stream = TcpStream::connect(to).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -33,7 +41,7 @@ async fn send(to: SocketAddr, method: &str, target: &str, headers: &[&str], body
     let received = received.await.expect("the server answers and closes");
     let (head, body) = received.split_once("\r\n\r\n").expect("an answer has a head");
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    Answer { status, head: format!("{}\r\n", head.to_ascii_lowercase()), body: body.to_owned() }
 }
 
 async fn get(to: SocketAddr, target: &str) -> (u16, String) {
@@ -257,30 +265,247 @@ async fn without_result_the_whole_record_is_returned() {
 }
 
 #[tokio::test]
-async fn every_sample_that_succeeds_has_a_route() {
+async fn services_of_knative_are_told_apart_by_host() {
+    let functions = start().await.unwrap();
+    let ask = async |host: &str, more: &str| {
+        let request = format!("GET /a/Ada HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
+        let answer = exchange(functions.knative, &request).await;
+        (answer.status, answer.head.contains("\r\nx-content-type-options: nosniff\r\n"), answer.body)
+    };
+    let told = |status: u16, is_gos, body: &str| (status, is_gos, body.to_owned());
+
+    assert_eq!(ask("hello.default.example.com", "").await, told(200, false, "Hello, Ada!\n"));
+    assert_eq!(
+        ask("hello.default.example.com", "K-Network-Probe: queue\r\n").await,
+        told(200, false, "queue")
+    );
+    assert_eq!(ask("full.default.example.com", "").await, told(503, true, "pending request queue full\n"));
+    for unknown in ["none.default.example.com", "hello.other.example.com", "hello.default.example.org", "x"] {
+        assert_eq!(ask(unknown, "").await, told(404, false, ""), "{unknown}");
+    }
+}
+
+#[tokio::test]
+async fn a_cold_service_comes_up_after_it_was_asked_for() {
+    let functions = start().await.unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: cold.default.example.com\r\nConnection: close\r\n\r\n";
+    let ask = async || exchange(functions.knative, request).await.body;
+    let began = Instant::now();
+    let mut body = ask().await;
+    assert_eq!(body, "context deadline exceeded\n");
+    while body == "context deadline exceeded\n" {
+        assert!(began.elapsed() < PATIENCE, "it never comes up");
+        sleep(BETWEEN).await;
+        body = ask().await;
+    }
+    assert_eq!(body, "Hello, World!\n");
+}
+
+/// What an API call has for headers when it is signed at `at`, for `region`, with `secret`.
+fn signed(
+    to: SocketAddr,
+    target: &str,
+    body: &str,
+    at: SystemTime,
+    region: &str,
+    secret: &str,
+) -> Vec<String> {
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+    let identity = aws_credential_types::Credentials::new(AWS_ACCESS_KEY, secret, None, None, "test").into();
+    let params = aws_sigv4::sign::v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("lambda")
+        .time(at)
+        .settings(SigningSettings::default())
+        .build()
+        .unwrap()
+        .into();
+    let url = format!("http://{to}{target}");
+    let body = SignableBody::Bytes(body.as_bytes());
+    let signed = sign(SignableRequest::new("POST", url, [].into_iter(), body).unwrap(), &params).unwrap();
+    signed.into_parts().0.headers().map(|(name, value)| format!("{name}: {value}")).collect()
+}
+
+async fn call(to: SocketAddr, target: &str, headers: &[String], body: &str) -> Answer {
+    let headers: Vec<_> = headers.iter().map(String::as_str).collect();
+    send(to, "POST", target, &headers, body).await
+}
+
+const HELLO: &str = "/2015-03-31/functions/hello/invocations";
+
+#[tokio::test]
+async fn lambda_takes_calls_that_are_signed_with_the_demos_keys() {
+    let functions = start().await.unwrap();
+    let aws = functions.aws_lambda;
+    let now = SystemTime::now();
+    let signed = |target: &str, body: &str| signed(aws, target, body, now, AWS_REGION, AWS_SECRET_KEY);
+
+    let event = r#"{"name":"Ada"}"#;
+    let answer = call(aws, HELLO, &signed(HELLO, event), event).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"hello":"Ada"}"#));
+    assert!(answer.head.contains("\r\nx-amzn-requestid: "), "{}", answer.head);
+    for (kind, status) in [("Event", 202), ("DryRun", 204)] {
+        let mut headers = signed(HELLO, event);
+        headers.push(format!("X-Amz-Invocation-Type: {kind}"));
+        let answer = call(aws, HELLO, &headers, event).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{kind}");
+    }
+    let failing = HELLO.replace("hello", "fail");
+    let failed = call(aws, &failing, &signed(&failing, event), event).await;
+    assert_eq!(failed.status, 200);
+    assert!(failed.head.contains("\r\nx-amz-function-error: unhandled\r\n"), "{}", failed.head);
+    let unknown = HELLO.replace("hello", "none");
+    assert_eq!(call(aws, &unknown, &signed(&unknown, event), event).await.status, 404);
+    assert_eq!(call(aws, HELLO, &signed(HELLO, "no json"), "no json").await.status, 400);
+}
+
+#[tokio::test]
+async fn lambda_refuses_every_other_call() {
+    let functions = start().await.unwrap();
+    let aws = functions.aws_lambda;
+    let now = SystemTime::now();
+    let late = now - Duration::from_secs(3600);
+    let good = signed(aws, HELLO, "{}", now, AWS_REGION, AWS_SECRET_KEY);
+    let changed = |from: &str, to: &str| good.iter().map(|line| line.replace(from, to)).collect::<Vec<_>>();
+    for (headers, body, exception) in [
+        (vec![], "{}", "missingauthenticationtoken"),
+        (vec!["Authorization: Basic Z3Vlc3Q6ZGVtby1rZXk=".to_owned()], "{}", "missingauthenticationtoken"),
+        (good.clone(), "{ }", "invalidsignature"),
+        (signed(aws, HELLO, "{}", now, AWS_REGION, "wrong"), "{}", "invalidsignature"),
+        (signed(aws, HELLO, "{}", now, "us-east-1", AWS_SECRET_KEY), "{}", "invalidsignature"),
+        (signed(aws, "/other", "{}", now, AWS_REGION, AWS_SECRET_KEY), "{}", "invalidsignature"),
+        (signed(aws, HELLO, "{}", late, AWS_REGION, AWS_SECRET_KEY), "{}", "invalidsignature"),
+        (changed(AWS_ACCESS_KEY, "AKIAOTHER"), "{}", "unrecognizedclient"),
+        (changed("SignedHeaders=host;", "SignedHeaders="), "{}", "invalidsignature"),
+        (changed("SignedHeaders=host;", "SignedHeaders=host;x-none;"), "{}", "invalidsignature"),
+    ] {
+        let answer = call(aws, HELLO, &headers, body).await;
+        assert_eq!(answer.status, 403, "{headers:?}");
+        let kind = format!("\r\nx-amzn-errortype: {exception}exception\r\n");
+        assert!(answer.head.contains(&kind), "{headers:?}: {}", answer.head);
+    }
+    for (header, status) in [("X-Api-Key: demo-api-key", 200), ("X-Api-Key: other", 403), ("X-None: 1", 403)]
+    {
+        assert_eq!(send(aws, "GET", "/prod/hello/Ada", &[header], "").await.status, status, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn an_app_of_azure_asks_for_its_key() {
+    let functions = start().await.unwrap();
+    let app = functions.azure_functions;
+    for (target, header, status) in [
+        ("/api/hello/Ada", "X-Functions-Key: demo-app-key", 200),
+        ("/api/hello/Ada?code=demo-app-key", "X-None: 1", 200),
+        ("/api/hello/Ada?code=demo-app-key", "X-Functions-Key: other", 401),
+        ("/api/hello/Ada", "X-None: 1", 401),
+        ("/api/hello/Ada", "X-Functions-Key: demo-system-key", 401),
+        ("/api/none", "X-Functions-Key: demo-app-key", 404),
+        ("/api/none", "X-None: 1", 401),
+        ("/runtime/webhooks/durabletask/instances/1?code=demo-app-key", "X-None: 1", 401),
+        ("/runtime/webhooks/durabletask/instances/1", "X-Functions-Key: demo-system-key", 401),
+        ("/runtime/webhooks/durabletask/instances/1?code=demo-system-key", "X-None: 1", 404),
+        ("/runtime/webhooks/durabletask/instances/x?code=demo-system-key", "X-None: 1", 404),
+        ("/elsewhere", "X-None: 1", 404),
+    ] {
+        assert_eq!(send(app, "GET", target, &[header], "").await.status, status, "{target} {header}");
+    }
+}
+
+#[tokio::test]
+async fn an_orchestration_runs_and_completes() {
+    let functions = start().await.unwrap();
+    let app = functions.azure_functions;
+    let started = send(app, "POST", "/api/orchestrators/hello", &["X-Functions-Key: demo-app-key"], "").await;
+    assert_eq!(started.status, 202);
+    let body: serde_json::Value = serde_json::from_str(&started.body).unwrap();
+    let url = body["statusQueryGetUri"].as_str().unwrap();
+    assert!(
+        started.head.contains(&format!("location: {}\r\n", url.to_ascii_lowercase())),
+        "{}",
+        started.head
+    );
+    let target = url.strip_prefix(&format!("http://{app}")).unwrap();
+    let began = Instant::now();
+    let (mut status, mut body) = get(app, target).await;
+    assert_eq!(status, 202);
+    while status == 202 {
+        assert!(body.contains(r#""runtimeStatus":"Running""#) && began.elapsed() < PATIENCE, "{body}");
+        sleep(BETWEEN).await;
+        (status, body) = get(app, target).await;
+    }
+    assert!(status == 200 && body.contains(r#""output":"Hello, World!""#), "{status} {body}");
+}
+
+#[tokio::test]
+async fn openfaas_calls_queues_and_runs_out_of_time() {
+    let functions = start().await.unwrap();
+    let faas = functions.openfaas;
+    for (method, target, status, body, is_measured) in [
+        ("GET", "/function/hello", 200, "Hello, World!\n", true),
+        ("POST", "/function/hello/Ada%20L?x=1", 200, "Hello, Ada L!\n", true),
+        ("GET", "/function/img-resize/a.png", 200, "Resized a.png.\n", true),
+        ("GET", "/function/asleep", 200, "", false),
+        ("GET", "/function/none", 404, "error finding function none\n", false),
+        ("POST", "/async-function/hello", 202, "", false),
+        ("GET", "/async-function/hello", 405, "", false),
+        ("GET", "/system/functions", 404, "", false),
+    ] {
+        let answer = send(faas, method, target, &[], "").await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, body), "{method} {target}");
+        assert_eq!(
+            answer.head.contains("\r\nx-duration-seconds: "),
+            is_measured,
+            "{target}: {}",
+            answer.head
+        );
+        assert_eq!(answer.head.contains("\r\nx-call-id: "), target != "/system/functions", "{target}");
+        assert_eq!(answer.head.contains("\r\ncontent-length: 0\r\n"), body.is_empty(), "{target}");
+    }
+    let named = send(faas, "GET", "/function/hello", &["X-Call-Id: mine"], "").await;
+    assert!(!named.head.contains("x-call-id"), "{}", named.head);
+}
+
+#[tokio::test]
+async fn every_route_has_a_sample() {
     let (listen, admin) = ("127.0.0.1:9080".parse().unwrap(), "127.0.0.1:9180".parse().unwrap());
     let functions = start().await.unwrap();
     let config: serde_json::Value = serde_yaml::from_str(&config(&functions, listen, admin)).unwrap();
     let routes = config["routes"].as_array().unwrap();
     let mut patterns: Vec<_> = routes.iter().map(|route| route["match"]["path"].as_str().unwrap()).collect();
-    for sample in samples(listen, admin) {
-        let Some((_, path)) = sample.command.split_once("http://127.0.0.1:9080") else {
-            assert!(sample.command.ends_with(" http://127.0.0.1:9180/metrics"), "{}", sample.command);
+    for sample in samples(listen, admin).iter().flat_map(|group| &group.samples) {
+        let Some((_, path)) = sample.command.split_once("127.0.0.1:9080") else {
+            assert!(sample.command.ends_with(" 127.0.0.1:9180/metrics"), "{}", sample.command);
             continue;
         };
         let path = path.split(['?', '\'']).next().unwrap();
-        let fits = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(prefix) => path.starts_with(prefix),
-            None => path == pattern,
+        let fits = |pattern: &str| {
+            let mut segments = path.split('/');
+            let named = pattern.trim_end_matches("/*").split('/').all(|named| {
+                segments.next().is_some_and(|segment| segment == named || named.starts_with('{'))
+            });
+            named && segments.next().is_some() == pattern.ends_with("/*")
         };
-        assert_eq!(
-            routes.iter().any(|route| fits(route["match"]["path"].as_str().unwrap())),
-            path != "/nowhere"
-        );
+        assert!(routes.iter().any(|route| fits(route["match"]["path"].as_str().unwrap())), "{path}");
         patterns.retain(|pattern| !fits(pattern));
-        assert!(banner(listen, admin).contains(&format!("\n{}\n    {}\n", sample.command, sample.answer)));
     }
     assert!(patterns.is_empty(), "routes that no sample shows: {patterns:?}");
+}
+
+#[test]
+fn the_banner_has_every_sample_below_its_platform() {
+    let (listen, admin) = ("127.0.0.1:9080".parse().unwrap(), "127.0.0.1:9180".parse().unwrap());
+    let banner = banner(listen, admin);
+    let mut lines = banner.lines().skip(1);
+    for group in samples(listen, admin) {
+        assert_eq!(lines.next(), Some(group.title));
+        for sample in group.samples {
+            let (command, answer) = lines.next().and_then(|line| line.split_once("  # ")).unwrap();
+            assert_eq!((command.trim(), answer), (sample.command.as_str(), sample.answer));
+        }
+    }
+    assert_eq!(lines.collect::<Vec<_>>(), ["Ctrl-C ends it."]);
 }
 
 /// Everything up to and with `end`.

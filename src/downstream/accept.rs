@@ -3,13 +3,14 @@
 //! Owns how many connections there are, and their end when the process stops. It survives a lack of file descriptors, never
 //! spins, and never lets one connection hold up the next.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -116,13 +117,13 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             return turn_away(socket, client, told, &terms);
         };
         let front = Arc::clone(self);
-        let mut cut = self.cut.subscribe();
+        let cut = self.cut.subscribe();
         tokio::spawn(async move {
             let mut connection = pin!(front.connection(socket, client, tls, terms, permit, cut.clone()));
             tokio::select! {
                 biased;
                 () = &mut connection => return,
-                _ = cut.changed() => {}
+                () = changed(cut) => {}
             }
             // Polled once more, the wire fails what waits for the client, and the proxy ends the request as it ends others.
             let _ = tokio::time::timeout(LAST_WORDS, connection).await;
@@ -173,6 +174,25 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             _ = shutdown.wait_for(|stopping| *stopping) => false,
         }
     }
+}
+
+/// Waits for a change. It is polled along with every event of a connection, and each poll of the receiver's own future would take a
+/// lock that all connections share; so that one is polled when there is a waker it does not know, which a task changes once.
+async fn changed(receiver: watch::Receiver<()>) {
+    let mut waiting = receiver.clone();
+    let mut waiting = pin!(waiting.changed());
+    let mut known: Option<Waker> = None;
+    poll_fn(|cx| {
+        if !matches!(receiver.has_changed(), Ok(false)) {
+            return Poll::Ready(());
+        }
+        if known.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        known = Some(cx.waker().clone());
+        waiting.as_mut().poll(cx).map(drop)
+    })
+    .await;
 }
 
 /// Refuses a client over the limit. With a permit it is told so; those over TLS, which would need a handshake first, and

@@ -49,17 +49,15 @@ impl RequestId {
             // The standard library draws these keys from the system's randomness, once per thread.
             static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0u8));
         }
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];
         for half in text.chunks_exact_mut(16) {
-            let mut bits = STATE.with(|state| {
+            let bits = STATE.with(|state| {
                 state.set(state.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
                 split_mix(state.get())
             });
-            for digit in half {
-                *digit = DIGITS[(bits & 15) as usize];
-                bits >>= 4;
-            }
+            let (low, high) = half.split_at_mut(8);
+            low.copy_from_slice(&hexadecimal(bits as u32));
+            high.copy_from_slice(&hexadecimal((bits >> 32) as u32));
         }
         Self(text)
     }
@@ -79,6 +77,16 @@ impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// The eight digits of a number, lowest first, made all at once: each lane of eight bits gets four of them, and then its letter.
+fn hexadecimal(number: u32) -> [u8; 8] {
+    let mut lanes = u64::from(number);
+    lanes = (lanes | lanes << 16) & 0x0000_ffff_0000_ffff;
+    lanes = (lanes | lanes << 8) & 0x00ff_00ff_00ff_00ff;
+    lanes = (lanes | lanes << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let beyond_nine = (lanes + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (lanes + 0x3030_3030_3030_3030 + beyond_nine * u64::from(b'a' - b'0' - 10)).to_le_bytes()
 }
 
 /// The finalizer of SplitMix64: spreads a counter over all 64 bits, one to one.
@@ -125,6 +133,14 @@ mod tests {
     #[test]
     fn answer_to_head_has_no_body() {
         assert!(written(Some("HEAD")).ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 1, 0x0123_4567, 0x89ab_cdef, 0x9a9a_a9a9, u32::MAX] {
+            let reversed: String = format!("{number:08x}").chars().rev().collect();
+            assert_eq!(hexadecimal(number), reversed.as_bytes());
+        }
     }
 
     #[test]

@@ -41,13 +41,43 @@ pub(super) fn span(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|&byte| !is(byte, class)).unwrap_or(bytes.len())
 }
 
-/// The same for bytes of field values, which are the most of a head: sixteen at a time, in a form the compiler turns into vectors.
+/// The same for the bytes of a token, and whether a `_` is among them.
+pub(super) fn token_span(bytes: &[u8]) -> (usize, bool) {
+    let mut all = 0;
+    let end = bytes.iter().position(|&byte| {
+        let classes = CLASSES[usize::from(byte)];
+        all |= classes;
+        classes & TOKEN == 0
+    });
+    // What ends a token is none, so it is no `_` either.
+    (end.unwrap_or(bytes.len()), all & UNDERSCORE != 0)
+}
+
+/// The same for bytes of field values, which are the most of a head: eight at a time.
 pub(super) fn value_span(bytes: &[u8]) -> usize {
-    let odd = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
-    let blocks =
-        bytes.chunks_exact(16).take_while(|block| !block.iter().fold(false, |any, &byte| any | odd(byte)));
-    let plain = blocks.count() * 16;
+    let mut plain = 0;
+    while let Some(block) = bytes[plain..].first_chunk() {
+        let control = first_control(u64::from_le_bytes(*block));
+        plain += control;
+        // A tab is a control character, but one that a value may hold.
+        match bytes.get(plain) {
+            _ if control == 8 => {}
+            Some(b'\t') => plain += 1,
+            _ => return plain,
+        }
+    }
     plain + span(&bytes[plain..], VALUE)
+}
+
+/// The place of the first of eight bytes, the lowest being the first, that is a control character; 8 if there is none.
+fn first_control(bytes: u64) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x80 * ONES;
+    // A lane borrows from the next one only after it was itself found, so the first find is right, and no other one is looked at.
+    let low = bytes.wrapping_sub(u64::from(b' ') * ONES) & !bytes;
+    let delete = bytes ^ (0x7f * ONES);
+    let delete = delete.wrapping_sub(ONES) & !delete;
+    ((low | delete) & TOPS).trailing_zeros() as usize / 8
 }
 
 pub(super) fn all(bytes: &[u8], class: u8) -> bool {
@@ -76,6 +106,8 @@ pub(super) const VALUE: u8 = 2;
 pub(super) const TARGET: u8 = 4;
 /// Bytes of a host name.
 const HOST: u8 = 8;
+/// The one byte of a token that some readers take for a `-`.
+const UNDERSCORE: u8 = 16;
 
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
@@ -105,6 +137,9 @@ const CLASSES: [u8; 256] = {
         {
             class |= TOKEN;
         }
+        if byte == b'_' {
+            class |= UNDERSCORE;
+        }
         if byte == b'\t' || (byte >= b' ' && byte != 0x7f) {
             class |= VALUE;
         }
@@ -119,3 +154,23 @@ const CLASSES: [u8; 256] = {
     }
     classes
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_end_where_a_look_at_each_byte_says() {
+        for length in 0..20 {
+            for place in 0..length {
+                for byte in 0..=u8::MAX {
+                    for around in [b'a', b'\t', 0x80, 0xff] {
+                        let mut bytes = vec![around; length];
+                        bytes[place] = byte;
+                        assert_eq!(value_span(&bytes), span(&bytes, VALUE), "{}", bytes.escape_ascii());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -5,7 +5,8 @@
 
 use super::Refusal;
 use super::grammar::{
-    BARE_CR, BARE_LF, TARGET, TOKEN, all, as_str, authority_is_valid, bad, is, span, trim, value_span,
+    BARE_CR, BARE_LF, TARGET, TOKEN, all, as_str, authority_is_valid, bad, is, span, token_span, trim,
+    value_span,
 };
 
 /// How large a head may be.
@@ -97,7 +98,7 @@ pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(
         if trim(value).len() < value.len() {
             return Err(bad("A header value begins or ends with a blank."));
         }
-        seen.note(&Field { name, value })?;
+        seen.note(&Field { name, has_underscore: name.contains(&b'_'), value })?;
     }
     if fields > limits.fields { Err(TOO_MANY_FIELDS) } else { Ok(()) }
 }
@@ -121,7 +122,7 @@ impl Search {
         if bytes.first().is_some_and(|&byte| !is(byte, TOKEN)) {
             return Err(bad("The request line does not begin with a method."));
         }
-        while let Some(found) = bytes[self.looked..].iter().position(|&byte| byte == b'\n') {
+        while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked..]) {
             let lf = self.looked + found;
             self.looked = lf + 1;
             if lf == self.line || bytes[lf - 1] != b'\r' {
@@ -167,13 +168,14 @@ pub(super) fn identify(bytes: &[u8]) -> (Option<&str>, Option<&str>) {
 /// One field line.
 struct Field<'a> {
     name: &'a [u8],
+    has_underscore: bool,
     /// Without the blanks around it.
     value: &'a [u8],
 }
 
 /// The next field line of `bytes` and its length with CRLF, or nothing at the empty line.
 fn next_field(bytes: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
-    let colon = span(bytes, TOKEN);
+    let (colon, has_underscore) = token_span(bytes);
     let (name, rest) = bytes.split_at(colon);
     match (name, rest) {
         (_, [b':', ..]) if !name.is_empty() => {}
@@ -194,7 +196,8 @@ fn next_field(bytes: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
         [b'\n', ..] => return Err(BARE_LF),
         _ => return Err(bad("A header value holds a control character.")),
     }
-    Ok(Some((Field { name, value: trim(&bytes[start..end]) }, end + CRLF.len())))
+    let value = trim(&bytes[start..end]);
+    Ok(Some((Field { name, has_underscore, value }, end + CRLF.len())))
 }
 
 struct RequestLine<'a> {
@@ -272,7 +275,7 @@ struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     fn note(&mut self, field: &Field<'a>) -> Result<(), Refusal> {
-        let Field { name, value } = *field;
+        let Field { name, has_underscore, value } = *field;
         // By length first: most fields of most requests are none of these.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
@@ -303,7 +306,7 @@ impl<'a> Seen<'a> {
             }
             _ => {}
         }
-        if name.contains(&b'_') && impersonates(name) {
+        if has_underscore && impersonates(name) {
             return Err(bad("A header name uses an underscore to look like another header."));
         }
         Ok(())
@@ -403,7 +406,7 @@ fn impersonates(name: &[u8]) -> bool {
 
 /// The first line without its LF, and what follows it. A line that does not end is all there is.
 fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    match bytes.iter().position(|&byte| byte == b'\n') {
+    match memchr::memchr(b'\n', bytes) {
         Some(lf) => (&bytes[..lf], &bytes[lf + 1..]),
         None => (bytes, &[]),
     }

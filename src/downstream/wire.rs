@@ -14,6 +14,7 @@
 
 mod alarm;
 mod identity;
+mod patience;
 mod writing;
 
 use std::fmt;
@@ -23,7 +24,7 @@ use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::alarm::Alarm;
+use self::patience::Patience;
 use super::accept::Permit;
 use super::chunked::Scanner;
 use super::head::{self, Framing, Head, HeadLimits, Search};
@@ -63,10 +65,11 @@ pub struct Wire {
     refusal: Option<Refusal>,
     /// The client closed, or the connection failed: nobody is there to linger for.
     gone: bool,
-    /// Set through a shared reference, by the task that also reads and writes.
-    done: AtomicBool,
-    /// When the function has to have answered, in microseconds after `born`; 0 is never. Set like `done`.
-    expires: AtomicU64,
+    /// When the current request was over, in microseconds after `born`; 0 is not yet. Set through a shared reference, by the task
+    /// that also reads and writes.
+    done: AtomicU64,
+    /// With the function.
+    patience: Patience,
     expired: bool,
     /// Changes when the process has waited long enough for its last requests.
     cut: watch::Receiver<()>,
@@ -117,6 +120,7 @@ impl Wire {
         permit: Permit,
         cut: watch::Receiver<()>,
     ) -> Self {
+        let born = Instant::now();
         Self {
             inner: Some(inner),
             terms,
@@ -131,16 +135,16 @@ impl Wire {
             out: BytesMut::new(),
             refusal: None,
             gone: false,
-            done: AtomicBool::new(false),
-            expires: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            patience: Patience::new(born),
             expired: false,
             cut,
             cut_off: false,
-            born: Instant::now(),
+            born,
             read_stalled: None,
             write_stalled: None,
             leaves: None,
-            since: Instant::now(),
+            since: born,
             alarm: Alarm::default(),
         }
     }
@@ -161,19 +165,23 @@ impl Wire {
         session.as_http1()?.stream().as_any().downcast_ref()
     }
 
-    /// The answer to the current request is written: once its body is read to its end, the next head may come.
-    pub fn request_done(&self) {
-        self.expires.store(0, Ordering::Relaxed);
-        self.done.store(true, Ordering::Relaxed);
+    /// The answer to the current request was written by `at`: once its body is read to its end, the next head may come.
+    pub fn request_done(&self, at: std::time::Instant) {
+        self.patience.set(None, None);
+        let micros = Instant::from_std(at).duration_since(self.born).as_micros();
+        self.done.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
-    /// Ends the wait for the function at this time, by a failed read: Pingora's own time-outs start anew with every byte, and
-    /// it watches the client for as long as it waits.
-    pub fn expire_at(&self, at: Option<Instant>) {
-        let micros = at.map_or(0, |at| {
-            u64::try_from(at.duration_since(self.born).as_micros()).unwrap_or(u64::MAX).max(1)
-        });
-        self.expires.store(micros, Ordering::Relaxed);
+    /// Ends the wait for the function, by a failed read, at this time or after this silence. For HTTP/1 this takes the place of
+    /// Pingora's own time-outs, each of which is a timer set anew for every request: it watches the client for as long as it waits
+    /// for the function, and whoever waits here has an alarm already.
+    pub fn expire(&self, at: Option<Instant>, silence: Option<Duration>) {
+        self.patience.set(at, silence);
+    }
+
+    /// The function has said something, or was told something, so that its silence begins anew.
+    pub fn heard(&self) {
+        self.patience.heard();
     }
 
     /// Whether a read failed because that time had come.
@@ -398,11 +406,8 @@ impl Wire {
         if let Poll::Ready(cut) = self.poll_cut() {
             return Poll::Ready(cut);
         }
-        let micros = *self.expires.get_mut();
-        if micros == 0 {
-            return Poll::Pending;
-        }
-        ready!(self.alarm.poll(cx, self.born + Duration::from_micros(micros)));
+        let Some(end) = self.patience.end() else { return Poll::Pending };
+        ready!(self.alarm.poll(cx, end));
         self.expired = true;
         self.stage = Stage::Closed;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -527,12 +532,14 @@ impl AsyncRead for Wire {
                 Poll::Ready(Ok(()))
             }
             Stage::Body if !matches!(wire.body, Body::Ended) => wire.poll_body(cx, buf),
-            Stage::Body if mem::take(wire.done.get_mut()) => {
-                wire.stage = Stage::Head;
-                wire.since = Instant::now();
-                wire.poll_head(cx, buf)
-            }
-            Stage::Body => wire.poll_away(cx),
+            Stage::Body => match mem::take(wire.done.get_mut()) {
+                0 => wire.poll_away(cx),
+                micros => {
+                    wire.stage = Stage::Head;
+                    wire.since = wire.born + Duration::from_micros(micros);
+                    wire.poll_head(cx, buf)
+                }
+            },
             Stage::Tunnel => wire.poll_tunnel(cx, buf),
             Stage::Closed => Poll::Ready(Ok(())),
         }

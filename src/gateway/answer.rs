@@ -12,7 +12,18 @@ use crate::downstream::Wire;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::{Streamed, Target};
-use crate::upstream::Use;
+use crate::policy::retry::Condition;
+use crate::upstream::{Protocol, Use};
+
+/// The wire that bounds the function's silence as well, in the place of a timer of Pingora's for each read: the one of a client that
+/// waits for an answer over HTTP/1 as the function gives it. Connections of HTTP/2 and tunnels are not its business, nor is an attempt
+/// after whose silence there may be another one: what the wire ends is over.
+pub(super) fn listener<'a>(session: &'a Session, function: &Function, purpose: Use) -> Option<&'a Wire> {
+    let is_plain = purpose == Use::Exchange
+        && function.upstream.terms().protocol == Protocol::Http1
+        && !function.policy.tries_again_on(Condition::Timeout);
+    if is_plain { Wire::of(session.as_downstream()) } else { None }
+}
 
 /// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
 /// sending, so does this one.
@@ -23,25 +34,29 @@ pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
     }
     let timeout = function.upstream.terms().timeout;
     let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
-    // A breath later than Pingora's own, which names the plain case.
-    wire.expire_at(Some(tokio::time::Instant::from_std(from) + left + BREATH));
+    // Where Pingora's own time-out counts as well, it names the plain case.
+    let breath = if listener(session, function, Use::Exchange).is_some() { Duration::ZERO } else { BREATH };
+    wire.expire(Some(tokio::time::Instant::from_std(from) + left + breath), None);
 }
 
 /// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
 pub(super) fn expect_end(session: &Session, ctx: &RequestCtx) {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
-        let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
-        wire.expire_at(left.map(|left| tokio::time::Instant::now() + left));
-    }
+    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
+    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
+    let silence = listener(session, function, purpose(session)).map(|_| function.upstream.terms().timeout);
+    wire.expire(left.map(|left| tokio::time::Instant::now() + left), silence);
 }
 
 /// What Pingora takes from a function, but a client should not get.
 pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
     let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
-    let size: usize = resp.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    // Pingora undoes `chunked` and forgets about the rest, which the body would still be in.
-    let codings = resp.headers.get_all(http::header::TRANSFER_ENCODING);
-    let is_coded = codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let (mut size, mut is_coded) = (0, false);
+    for (name, value) in &resp.headers {
+        size += name.as_str().len() + value.len() + 4;
+        // Pingora undoes `chunked` and forgets about the rest, which the body would still be in.
+        is_coded |=
+            name == http::header::TRANSFER_ENCODING && !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    }
     if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_coded {
         return Err(GatewayError::UpstreamProtocol);
     }
@@ -72,6 +87,10 @@ pub(super) fn notice_refusal(
 pub(super) fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
     resp.insert_header("X-Request-Id", ctx.request_id())
 }
+
+/// The body of an answer does not fit where it has to be held.
+pub(super) const TOO_LARGE: GatewayError =
+    GatewayError::BadEnvelope("the function's answer is larger than this gateway accepts");
 
 /// More 1xx before an answer are an attack or a fault.
 pub(super) const INTERIM_ANSWERS: u32 = 8;

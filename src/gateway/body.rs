@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use super::answer::TOO_LARGE;
 use super::ctx::RequestCtx;
 use crate::error::{GatewayError, Reported};
 use crate::platforms::{Streamed, StreamedTarget, Target};
@@ -152,9 +153,6 @@ const OF_THE_OLD_BODY: [HeaderName; 7] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
 ];
-
-const TOO_LARGE: GatewayError =
-    GatewayError::BadEnvelope("the function's answer is larger than this gateway accepts");
 
 /// How much of a body a platform gets to see.
 const SHOWN: usize = 4 * 1024;

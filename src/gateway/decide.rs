@@ -36,6 +36,7 @@ impl Gateway {
             downstream::check_http2(session.req_header(), &HeadLimits::default()).map_err(fault::refused)?;
             forward::join_cookies(session.req_header_mut())?;
         }
+        forward::forget_case(session.req_header_mut());
         let head = session.req_header();
         let matched = find(&ctx.snapshot, head)?;
         let suffix_is_safe = match matched.suffix_at {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Version};
+use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
 use pingora::proxy::Session;
@@ -17,14 +17,14 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::again::{self, Ending, Repeat};
-use super::answer::{INTERIM_ANSWERS, check_answer, finish_head, notice_refusal};
+use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, finish_head, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
 use super::{Gateway, fault, forward, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
-use crate::platforms::{Buffered, BufferedTarget, Reply, Target};
+use crate::platforms::{Buffered, BufferedTarget, Reply, Seal, Target};
 use crate::telemetry::Retry;
 use crate::upstream::{Keepalive, Use};
 
@@ -41,7 +41,15 @@ pub(super) async fn run(
     let mut head = session.req_header().clone();
     // What a target makes of the client's fields, it makes of those that can be believed.
     forward::announce(&mut head, ctx, super::peer_address(session), super::entrance(session))?;
-    let sealed = target.seal(&ctx.call(session), &mut head, body, SystemTime::now())?;
+    let credentials = match &function.credentials {
+        Some(keeper) => {
+            let patience = function.upstream.terms().connect_timeout;
+            Some(attended(session, keeper.ready(patience)).await?)
+        }
+        None => None,
+    };
+    let with = Seal { at: SystemTime::now(), credentials: credentials.as_deref() };
+    let sealed = target.seal(&ctx.call(session), &mut head, body, &with)?;
     frame(&mut head, function, sealed.len())?;
 
     let repeat = Repeat::of(session);
@@ -49,7 +57,7 @@ pub(super) async fn run(
     let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end())?;
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
-    ctx.reported = notice_refusal(session.req_header(), &mut resp, function);
+    ctx.reported = notice_refusal(session.req_header(), &mut resp, function).or(target.reported(&resp));
     match target.reply(&resp) {
         Reply::Collected => collect(gateway, session, ctx, target, resp, line).await,
         Reply::Relayed => relay::run(gateway, session, ctx, target, resp, line).await,
@@ -287,7 +295,7 @@ async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<R
         upstream.read_response_header().await.map_err(explain)?;
         let Some(head) = upstream.response_header() else { break };
         ctx.upstream.answered(head);
-        if !head.status.is_informational() {
+        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             check_answer(Use::Exchange, head)?;
             return Ok(head.clone());
         }
@@ -317,9 +325,7 @@ impl Line {
         let mut body = BytesMut::new();
         while let Some(bytes) = self.read().await? {
             if body.len() + bytes.len() > limit {
-                return Err(GatewayError::BadEnvelope(
-                    "the function's answer is larger than this gateway accepts",
-                ));
+                return Err(TOO_LARGE);
             }
             body.extend_from_slice(&bytes);
         }

@@ -118,18 +118,28 @@ pub(super) fn accepted_request_id(headers: &HeaderMap) -> Option<&str> {
 
 const MAX_REQUEST_ID: usize = 128;
 
+/// Forgets how the client wrote its field names, which go out in lower case, as they would over HTTP/2. Pingora remembers it in a
+/// second map, which doubles the price of every header that is copied, removed or set.
+pub(super) fn forget_case(req: &mut RequestHeader) {
+    // Another form of target than a path is remembered besides, and would be forgotten as well.
+    if req.has_case() && req.raw_path().starts_with(b"/") {
+        *req = take(req).into();
+    }
+}
+
+fn take(req: &mut RequestHeader) -> ReqParts {
+    let placeholder = RequestHeader::from(http::Request::new(()).into_parts().0);
+    std::mem::replace(req, placeholder).into()
+}
+
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
-///
-/// Field names go out in lower case from here on, as they would over HTTP/2: Pingora's second map, which remembers how the client
-/// wrote them, doubles the price of every header that is set.
 pub(super) fn announce(
     req: &mut RequestHeader,
     ctx: &RequestCtx,
     peer: IpAddr,
     entrance: Entrance,
 ) -> Result<(), GatewayError> {
-    let placeholder = RequestHeader::from(http::Request::new(()).into_parts().0);
-    let mut parts = ReqParts::from(std::mem::replace(req, placeholder));
+    let mut parts = take(req);
     set_forwarding(&mut parts.headers, ctx, peer, entrance)?;
     *req = parts.into();
     Ok(())
@@ -141,14 +151,16 @@ fn set_forwarding(
     peer: IpAddr,
     entrance: Entrance,
 ) -> Result<(), GatewayError> {
-    let real_ip = address_value(ctx.client);
-    let forwarded_for = match (ctx.peer_is_trusted, joined(headers, &X_FORWARDED_FOR)) {
-        (true, Some(chain)) => {
+    // Room for all that is set here and by most targets, so that the map grows once at most.
+    headers.reserve(ROOM);
+    let chain = if ctx.peer_is_trusted { joined(headers, &X_FORWARDED_FOR) } else { None };
+    let forwarded_for = match chain {
+        Some(chain) => {
             HeaderValue::try_from(format!("{chain}, {peer}")).map_err(|_| GatewayError::Internal)?
         }
-        _ if peer == ctx.client => real_ip.clone(),
-        _ => address_value(peer),
+        None => address_value(peer),
     };
+    let real_ip = address_value(ctx.client);
     headers.insert(X_FORWARDED_FOR, forwarded_for);
     headers.insert(X_REAL_IP, real_ip);
     let keeps = |headers: &HeaderMap, name: &HeaderName| ctx.peer_is_trusted && headers.contains_key(name);
@@ -172,6 +184,8 @@ fn set_forwarding(
     headers.insert(X_REQUEST_ID, id);
     Ok(())
 }
+
+const ROOM: usize = 8;
 
 /// The address as text; what most clients have is written without the formatting machinery, which takes six times as long.
 fn address_value(address: IpAddr) -> HeaderValue {
@@ -199,8 +213,21 @@ fn address_value(address: IpAddr) -> HeaderValue {
     HeaderValue::from_bytes(&text[..length]).expect("addresses are visible ASCII")
 }
 
-/// Removes what belongs to the function's connection and not to the client's.
-pub(super) fn strip_hop_by_hop(resp: &mut ResponseHeader) {
+/// Removes what belongs to the function's connection and not to the client's, and states the length once. Most answers have few
+/// fields and none of these, so one look at all names is cheaper than to ask the map for each of them.
+pub(super) fn tidy(resp: &mut ResponseHeader) -> pingora::Result<()> {
+    let (mut is_hop_by_hop, mut lengths) = (false, 0);
+    for name in resp.headers.iter().map(|(name, _)| name) {
+        lengths += usize::from(name == CONTENT_LENGTH);
+        is_hop_by_hop |= name == CONNECTION || HOP_BY_HOP.contains(name);
+    }
+    if is_hop_by_hop {
+        strip_hop_by_hop(resp);
+    }
+    if lengths > 0 { state_length_once(resp) } else { Ok(()) }
+}
+
+fn strip_hop_by_hop(resp: &mut ResponseHeader) {
     let nominated: Vec<HeaderName> = resp
         .headers
         .get_all(CONNECTION)
@@ -210,10 +237,6 @@ pub(super) fn strip_hop_by_hop(resp: &mut ResponseHeader) {
         // These steer the framing of this very message, which is Pingora's.
         .filter(|name| !matches!(name.as_str(), "close" | "content-length" | "transfer-encoding" | "date"))
         .collect();
-    // Most answers have none, and a look at their few names is cheaper than six removals.
-    if nominated.is_empty() && !resp.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        return;
-    }
     for name in nominated.iter().chain(&HOP_BY_HOP) {
         resp.remove_header(name);
     }
@@ -230,7 +253,7 @@ pub(super) fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> 
 }
 
 /// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).
-pub(super) fn state_length_once(resp: &mut ResponseHeader) -> pingora::Result<()> {
+fn state_length_once(resp: &mut ResponseHeader) -> pingora::Result<()> {
     let mut lengths = resp.headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
     let (Some(first), second) = (lengths.next(), lengths.next()) else { return Ok(()) };
     let length = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();

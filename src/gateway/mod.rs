@@ -33,7 +33,8 @@ use pingora::{Error, ErrorSource};
 
 use self::again::{Ending, Repeat};
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, notice_call_id, notice_refusal,
+    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, notice_call_id,
+    notice_refusal,
 };
 use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
@@ -93,16 +94,17 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = RequestCtx;
+    /// Boxed, because Pingora keeps it three times over in a future that is made and copied for every request.
+    type CTX = Box<RequestCtx>;
 
-    fn new_ctx(&self) -> RequestCtx {
-        RequestCtx::new(self.snapshot.load_full())
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(RequestCtx::new(self.snapshot.load_full()))
     }
 
     /// No modules: the compression module that would be here by default costs every request an allocation.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora::Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
         if let Err(error) = self.decide(session, ctx) {
             return self.refuse(session, ctx, error).await;
         }
@@ -124,7 +126,7 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<Box<HttpPeer>> {
         let purpose = purpose(session);
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
@@ -134,8 +136,13 @@ impl ProxyHttp for Gateway {
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
         let Some(route) = &ctx.route else { return Err(ours(ctx, GatewayError::Internal)) };
         let upstream = &route.function.upstream;
-        let peer =
-            ctx.upstream.begin(upstream, purpose).map(|lease| upstream.peer(lease, purpose, remaining));
+        let peer = ctx.upstream.begin(upstream, purpose).map(|lease| {
+            let mut peer = upstream.peer(lease, purpose, remaining);
+            if listener(session, &route.function, purpose).is_some() {
+                peer.options.read_timeout = None;
+            }
+            peer
+        });
         // What was read of the body passes its filter once more.
         ctx.body_in = 0;
         match peer {
@@ -152,7 +159,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         _: &HttpPeer,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
         ctx.upstream.not_connected();
@@ -175,7 +182,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
         _: Option<&Digest>,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if let Some(route) = &ctx.route {
             ctx.upstream.connected(reused, &route.function.metrics);
@@ -190,7 +197,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         req: &mut RequestHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         rewrite(session, req, ctx).map_err(|error| ours(ctx, error))?;
         // What HTTP/2 fails to write after this may be the end of the body.
@@ -203,7 +210,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         ctx.upstream.head_is_out = true;
         ctx.body_in += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -211,8 +218,11 @@ impl ProxyHttp for Gateway {
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
         }
-        if body.is_some() && ctx.upstream.first_byte.is_none() {
-            expect_head(session, ctx, Instant::now());
+        if body.is_some() {
+            match ctx.upstream.first_byte {
+                None => expect_head(session, ctx, Instant::now()),
+                Some(_) => heard(session),
+            }
         }
         ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
     }
@@ -221,7 +231,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         resp: &mut ResponseHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         ctx.upstream.answered(resp);
         if resp.status.is_informational() && resp.status != StatusCode::SWITCHING_PROTOCOLS {
@@ -244,8 +254,9 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         piece: &mut Option<Bytes>,
         end: bool,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
+        heard(session);
         if end {
             ctx.upstream.end();
         }
@@ -259,7 +270,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         _: &mut HeaderMap,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         body::end(session, ctx).map_err(|error| ours(ctx, error))
     }
@@ -268,15 +279,14 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         resp: &mut ResponseHeader,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         if resp.status == StatusCode::SWITCHING_PROTOCOLS {
             // The client may be silent for as long as the function talks; when both are, the function's time-out ends the tunnel.
             ctx.is_tunnel = true;
             return Ok(());
         }
-        forward::strip_hop_by_hop(resp);
-        forward::state_length_once(resp)?;
+        forward::tidy(resp)?;
         if resp.status.is_informational() {
             return Ok(());
         }
@@ -312,7 +322,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &mut HeaderMap,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Bytes>> {
         Ok(match ctx.body.take().map(|body| *body) {
             // It is sent in place of the trailers, which were of the old body.
@@ -329,7 +339,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        ctx: &mut RequestCtx,
+        ctx: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
         ctx.upstream.end();
@@ -358,7 +368,7 @@ impl ProxyHttp for Gateway {
         error
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.upstream.end();
         let reason = self.explain(session, error, ctx);
         if reason != GatewayError::ClientGone {
@@ -375,28 +385,23 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         if let (Some(error), None) = (error, &ctx.error) {
             ctx.error = Some(self.explain(session, error, ctx));
         }
-        record::write(&self.metrics, &self.access_log, session, ctx);
+        let now = Instant::now();
+        record::write(&self.metrics, &self.access_log, session, ctx, now);
         if let Some(wire) = Wire::of(session.as_downstream()) {
-            wire.request_done();
+            wire.request_done(now);
         }
     }
 
     /// Failures stand in the access log, once.
-    fn suppress_error_log(&self, _: &Session, _: &RequestCtx, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
 
-    fn suppress_proxy_warn_log(
-        &self,
-        _: &Session,
-        _: &RequestCtx,
-        _: &Error,
-        _: ProxyWarnLogContext,
-    ) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Self::CTX, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }
@@ -421,7 +426,7 @@ impl Gateway {
 async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
     if let Some(wire) = Wire::of(session.as_downstream()) {
         // What the last attempt had to keep is over.
-        wire.expire_at(None);
+        wire.expire(None, None);
     }
     if session.as_downstream_mut().is_body_done() {
         exchange::attended(session, again::before(ctx)).await
@@ -463,6 +468,13 @@ fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
 fn has_begun(session: &Session) -> bool {
     let status = session.response_written().map(|written| written.status);
     status.is_some_and(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Body bytes have passed, one way or the other.
+fn heard(session: &Session) {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        wire.heard();
+    }
 }
 
 fn purpose(session: &Session) -> Use {

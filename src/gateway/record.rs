@@ -1,7 +1,7 @@
 //! The end of a request: one line in the access log, one count, whoever ended it.
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use pingora::proxy::Session;
 
@@ -12,10 +12,10 @@ use crate::error::{GatewayError, Reported};
 use crate::telemetry::{AccessLog, End, Entry, Metrics};
 
 /// Writes and counts a request that reached the proxy's hooks.
-pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: &RequestCtx) {
+pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: &RequestCtx, now: Instant) {
     let head = session.req_header();
     let downstream = session.as_downstream();
-    let total = ctx.started.elapsed();
+    let total = now.saturating_duration_since(ctx.started);
     let body_in = downstream.body_bytes_read() as u64;
     let body_out = downstream.body_bytes_sent() as u64;
     let status = status(session, ctx);

@@ -230,6 +230,7 @@ pub fn compile(
                 Http2::Off => Protocol::Http1,
                 Http2::On => Protocol::Http2,
             },
+            denied: Arc::default(),
             credential: None,
         },
     })

@@ -1,10 +1,13 @@
-//! What several platforms do to a request's head: set its target, replace a header, make basic credentials.
+//! What several platforms do to a message's head: set its target, replace a header, make basic credentials, leave out what speaks of one
+//! connection only.
 
 use std::borrow::Cow;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::header::HOST;
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST};
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
 
@@ -54,7 +57,7 @@ impl TargetPath {
             uri::push_suffix(suffix, &mut target);
         }
         uri::push_query(self.query.as_deref(), call.query, &mut target);
-        set_target(req, &target)
+        set_target(req, target)
     }
 }
 
@@ -88,9 +91,11 @@ impl Host {
 }
 
 /// Sets the request line's target, in origin form.
-pub fn set_target(req: &mut RequestHeader, target: &str) -> Result<(), GatewayError> {
+pub fn set_target(req: &mut RequestHeader, target: String) -> Result<(), GatewayError> {
     // What the client sent has passed the checks of the wire, so this only fails for what they let through and `http` does not know.
-    req.set_raw_path(target.as_bytes()).map_err(|_| GatewayError::BadPath)
+    let target = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| GatewayError::BadPath)?;
+    req.set_uri(target.into());
+    Ok(())
 }
 
 /// Puts one value in place of all that the client may have sent under this name.
@@ -151,6 +156,52 @@ pub fn basic_authorization(token: &Secret) -> HeaderValue {
         .expect("base64 is visible ASCII");
     value.set_sensitive(true);
     value
+}
+
+/// Whether a field speaks of one connection only, or of a message's framing, which is not for a function to say or to know.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "expect"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Leaves out what speaks of the client's connection only.
+pub fn strip_hop_by_hop(req: &mut RequestHeader) {
+    let nominated = nominated(req.headers.get_all(CONNECTION).iter());
+    let speaks_of_it = |name: &&HeaderName| {
+        is_hop_by_hop(name) || nominated.iter().any(|nominated| nominated == name.as_str())
+    };
+    let names: Vec<_> = req.headers.keys().filter(speaks_of_it).cloned().collect();
+    for name in names {
+        req.remove_header(&name);
+    }
+}
+
+/// The fields that a `Connection` header declares hop-by-hop, in lower case.
+pub fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> Vec<String> {
+    connection
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .map(|name| String::from_utf8_lossy(name).trim().to_ascii_lowercase())
+        .collect()
+}
+
+/// UTF-8, or else ISO 8859-1, which RFC 9110 5.5 names as what such bytes once meant.
+pub fn field_text(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => text.into(),
+        Err(_) => value.iter().copied().map(char::from).collect::<String>().into(),
+    }
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         target: Target::Streamed(StreamedTarget::Http(target)),
         terms: connection.terms,
         max_request: connection.max_request,
+        credentials: None,
     })
 }
 

@@ -175,6 +175,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         target: Target::Streamed(StreamedTarget::Knative(Knative { path: path?, authority })),
         terms: connection.terms,
         max_request: connection.max_request,
+        credentials: None,
     })
 }
 

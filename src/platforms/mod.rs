@@ -3,11 +3,14 @@
 //! A platform turns a request into what its functions understand, and their answer into what the client should get. It never opens
 //! sockets, resolves names, logs, counts or reads the clock: what it needs arrives in [`Call`].
 
+pub mod aws_lambda;
 pub mod azure_functions;
 pub mod connection;
+pub mod envelope;
 pub mod head;
 pub mod http;
 pub mod knative;
+pub mod media;
 pub mod openfaas;
 pub mod openfunction;
 pub mod openwhisk;
@@ -23,6 +26,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::template::{Parameters, Route};
+use crate::aws;
 use crate::diag::Scope;
 use crate::error::{GatewayError, Reported};
 use crate::upstream::Terms;
@@ -128,14 +132,24 @@ pub trait Buffered {
     /// The header in which the platform names a call; its value stands in the access log.
     fn call_id(&self) -> HeaderName;
 
-    /// Rewrites the client's head into the platform's and makes the body to send; the caller sets its length. `at` is now.
+    /// Rewrites the client's head into the platform's and makes the body to send; the caller sets its length.
     fn seal(
         &self,
         call: &Call<'_>,
         req: &mut RequestHeader,
         body: Bytes,
-        at: SystemTime,
+        with: &Seal<'_>,
     ) -> Result<Bytes, GatewayError>;
+
+    /// As [`Streamed::adds_credential`].
+    fn adds_credential(&self, _asked: &RequestHeader) -> bool {
+        true
+    }
+
+    /// What the platform itself says of the call with a head that is not the function's.
+    fn reported(&self, _resp: &ResponseHeader) -> Option<Reported> {
+        None
+    }
 
     /// How an answer with this head reaches the client.
     fn reply(&self, _resp: &ResponseHeader) -> Reply {
@@ -152,6 +166,15 @@ pub trait Buffered {
     }
 }
 
+/// What a request is sealed with, besides the target's own.
+#[derive(Debug, Clone, Copy)]
+pub struct Seal<'a> {
+    /// Now.
+    pub at: SystemTime,
+    /// Those of the target's source, where it has one.
+    pub credentials: Option<&'a aws::Credentials>,
+}
+
 /// How an answer reaches the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
@@ -166,6 +189,8 @@ pub enum Reply {
 pub enum Relay {
     /// It is the client's. The call may have failed nevertheless, by the platform's own account.
     Untouched(Option<Reported>),
+    /// The client's is in the messages of an event stream.
+    Frames(aws_lambda::stream::Decoder),
 }
 
 impl Relay {
@@ -173,6 +198,7 @@ impl Relay {
     pub fn reported(&self) -> Option<Reported> {
         match self {
             Relay::Untouched(reported) => *reported,
+            Relay::Frames(_) => None,
         }
     }
 
@@ -180,20 +206,23 @@ impl Relay {
     pub fn knows_head(&self) -> bool {
         match self {
             Relay::Untouched(_) => true,
+            Relay::Frames(_) => false,
         }
     }
 
-    /// What these bytes of the answer give the client. The head may change until there is something.
-    pub fn push(&mut self, bytes: Bytes, _resp: &mut ResponseHeader) -> Result<Option<Bytes>, GatewayError> {
+    /// What these bytes of the answer give the client: nothing while its head may still change, no bytes when that is now known.
+    pub fn push(&mut self, bytes: Bytes, resp: &mut ResponseHeader) -> Result<Option<Bytes>, GatewayError> {
         match self {
             Relay::Untouched(_) => Ok(Some(bytes)),
+            Relay::Frames(decoder) => decoder.push(&bytes, resp),
         }
     }
 
-    /// After the last byte. An `Err` says that the answer was not complete, or that the function failed.
-    pub fn finish(&mut self, _resp: &mut ResponseHeader) -> Result<(), GatewayError> {
+    /// What is left after the last byte. An `Err` says that the answer was not complete, or that the function failed.
+    pub fn finish(&mut self) -> Result<Bytes, GatewayError> {
         match self {
-            Relay::Untouched(_) => Ok(()),
+            Relay::Untouched(_) => Ok(Bytes::new()),
+            Relay::Frames(decoder) => decoder.finish(),
         }
     }
 }
@@ -217,12 +246,15 @@ pub enum StreamedTarget {
     AzureFunctions(azure_functions::AzureFunctions),
     Http(http::Http),
     Knative(knative::Knative),
+    LambdaUrl(aws_lambda::Url),
     OpenFaas(openfaas::OpenFaas),
     OpenFunction(openfunction::OpenFunction),
 }
 
 #[derive(Debug)]
 pub enum BufferedTarget {
+    LambdaInvoke(aws_lambda::Invoke),
+    LambdaUrl(aws_lambda::SignedUrl),
     OpenWhisk(openwhisk::Action),
 }
 
@@ -232,6 +264,7 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.rewrite_request(call, req),
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
             StreamedTarget::Knative(target) => target.rewrite_request(call, req),
+            StreamedTarget::LambdaUrl(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFaas(target) => target.rewrite_request(call, req),
             StreamedTarget::OpenFunction(target) => target.rewrite_request(call, req),
         }
@@ -242,6 +275,7 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.adds_credential(asked),
             StreamedTarget::Http(target) => target.adds_credential(asked),
             StreamedTarget::Knative(target) => target.adds_credential(asked),
+            StreamedTarget::LambdaUrl(target) => target.adds_credential(asked),
             StreamedTarget::OpenFaas(target) => target.adds_credential(asked),
             StreamedTarget::OpenFunction(target) => target.adds_credential(asked),
         }
@@ -252,6 +286,7 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.map_response(call, resp),
             StreamedTarget::Http(target) => target.map_response(call, resp),
             StreamedTarget::Knative(target) => target.map_response(call, resp),
+            StreamedTarget::LambdaUrl(target) => target.map_response(call, resp),
             StreamedTarget::OpenFaas(target) => target.map_response(call, resp),
             StreamedTarget::OpenFunction(target) => target.map_response(call, resp),
         }
@@ -262,6 +297,7 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.readiness(resp),
             StreamedTarget::Http(target) => target.readiness(resp),
             StreamedTarget::Knative(target) => target.readiness(resp),
+            StreamedTarget::LambdaUrl(target) => target.readiness(resp),
             StreamedTarget::OpenFaas(target) => target.readiness(resp),
             StreamedTarget::OpenFunction(target) => target.readiness(resp),
         }
@@ -272,6 +308,7 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.read_body(status, start),
             StreamedTarget::Http(target) => target.read_body(status, start),
             StreamedTarget::Knative(target) => target.read_body(status, start),
+            StreamedTarget::LambdaUrl(target) => target.read_body(status, start),
             StreamedTarget::OpenFaas(target) => target.read_body(status, start),
             StreamedTarget::OpenFunction(target) => target.read_body(status, start),
         }
@@ -282,6 +319,7 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.map_body(call, body),
             StreamedTarget::Http(target) => target.map_body(call, body),
             StreamedTarget::Knative(target) => target.map_body(call, body),
+            StreamedTarget::LambdaUrl(target) => target.map_body(call, body),
             StreamedTarget::OpenFaas(target) => target.map_body(call, body),
             StreamedTarget::OpenFunction(target) => target.map_body(call, body),
         }
@@ -292,6 +330,7 @@ impl Streamed for StreamedTarget {
             StreamedTarget::AzureFunctions(target) => target.call_id(),
             StreamedTarget::Http(target) => target.call_id(),
             StreamedTarget::Knative(target) => target.call_id(),
+            StreamedTarget::LambdaUrl(target) => target.call_id(),
             StreamedTarget::OpenFaas(target) => target.call_id(),
             StreamedTarget::OpenFunction(target) => target.call_id(),
         }
@@ -299,14 +338,26 @@ impl Streamed for StreamedTarget {
 }
 
 impl Buffered for BufferedTarget {
+    fn adds_credential(&self, asked: &RequestHeader) -> bool {
+        match self {
+            BufferedTarget::LambdaUrl(target) => target.adds_credential(asked),
+            BufferedTarget::LambdaInvoke(target) => target.adds_credential(asked),
+            BufferedTarget::OpenWhisk(target) => target.adds_credential(asked),
+        }
+    }
+
     fn limits(&self) -> &BodyLimits {
         match self {
+            BufferedTarget::LambdaUrl(target) => target.limits(),
+            BufferedTarget::LambdaInvoke(target) => target.limits(),
             BufferedTarget::OpenWhisk(target) => target.limits(),
         }
     }
 
     fn call_id(&self) -> HeaderName {
         match self {
+            BufferedTarget::LambdaUrl(target) => target.call_id(),
+            BufferedTarget::LambdaInvoke(target) => target.call_id(),
             BufferedTarget::OpenWhisk(target) => target.call_id(),
         }
     }
@@ -316,27 +367,43 @@ impl Buffered for BufferedTarget {
         call: &Call<'_>,
         req: &mut RequestHeader,
         body: Bytes,
-        at: SystemTime,
+        with: &Seal<'_>,
     ) -> Result<Bytes, GatewayError> {
         match self {
-            BufferedTarget::OpenWhisk(target) => target.seal(call, req, body, at),
+            BufferedTarget::LambdaUrl(target) => target.seal(call, req, body, with),
+            BufferedTarget::LambdaInvoke(target) => target.seal(call, req, body, with),
+            BufferedTarget::OpenWhisk(target) => target.seal(call, req, body, with),
         }
     }
 
     fn open(&self, call: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError> {
         match self {
+            BufferedTarget::LambdaUrl(target) => target.open(call, resp, body),
+            BufferedTarget::LambdaInvoke(target) => target.open(call, resp, body),
             BufferedTarget::OpenWhisk(target) => target.open(call, resp, body),
+        }
+    }
+
+    fn reported(&self, resp: &ResponseHeader) -> Option<Reported> {
+        match self {
+            BufferedTarget::LambdaInvoke(target) => target.reported(resp),
+            BufferedTarget::LambdaUrl(target) => target.reported(resp),
+            BufferedTarget::OpenWhisk(target) => target.reported(resp),
         }
     }
 
     fn reply(&self, resp: &ResponseHeader) -> Reply {
         match self {
+            BufferedTarget::LambdaUrl(target) => target.reply(resp),
+            BufferedTarget::LambdaInvoke(target) => target.reply(resp),
             BufferedTarget::OpenWhisk(target) => target.reply(resp),
         }
     }
 
     fn relay(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Relay, GatewayError> {
         match self {
+            BufferedTarget::LambdaUrl(target) => target.relay(call, resp),
+            BufferedTarget::LambdaInvoke(target) => target.relay(call, resp),
             BufferedTarget::OpenWhisk(target) => target.relay(call, resp),
         }
     }
@@ -350,6 +417,8 @@ pub struct Raw {
     pub openfunction: Option<openfunction::Raw>,
     /// An action of Apache OpenWhisk
     pub openwhisk: Option<openwhisk::Raw>,
+    /// A function of AWS Lambda: behind a URL, or called by Lambda's API
+    pub aws_lambda: Option<aws_lambda::Raw>,
     /// A function of Azure Functions
     pub azure_functions: Option<azure_functions::Raw>,
     /// A service of Knative
@@ -369,14 +438,17 @@ pub struct Compiled {
     pub terms: Terms,
     /// The largest request body of this route, where the file names one.
     pub max_request: Option<ByteSize>,
+    /// Where the credentials are from that requests are signed with.
+    pub credentials: Option<aws::Source>,
 }
 
 /// Compiles the one platform that is given. `scope` stands at `target`.
 pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled> {
-    let Raw { openfunction, openwhisk, knative, azure_functions, openfaas, http } = raw;
+    let Raw { openfunction, openwhisk, aws_lambda, knative, azure_functions, openfaas, http } = raw;
     let mut given = [
         openfunction.map(|raw| Platform::OpenFunction(Box::new(raw))),
         openwhisk.map(|raw| Platform::OpenWhisk(Box::new(raw))),
+        aws_lambda.map(|raw| Platform::AwsLambda(Box::new(raw))),
         knative.map(|raw| Platform::Knative(Box::new(raw))),
         azure_functions.map(|raw| Platform::AzureFunctions(Box::new(raw))),
         openfaas.map(|raw| Platform::OpenFaas(Box::new(raw))),
@@ -391,6 +463,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     match platform {
         Platform::OpenFunction(raw) => openfunction::compile(*raw, route, &scope.key("openfunction")),
         Platform::OpenWhisk(raw) => openwhisk::compile(*raw, route, &scope.key("openwhisk")),
+        Platform::AwsLambda(raw) => aws_lambda::compile(*raw, route, &scope.key("aws_lambda")),
         Platform::AzureFunctions(raw) => azure_functions::compile(*raw, route, &scope.key("azure_functions")),
         Platform::Knative(raw) => knative::compile(*raw, route, &scope.key("knative")),
         Platform::OpenFaas(raw) => openfaas::compile(*raw, route, &scope.key("openfaas")),
@@ -402,13 +475,15 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
 enum Platform {
     OpenFunction(Box<openfunction::Raw>),
     OpenWhisk(Box<openwhisk::Raw>),
+    AwsLambda(Box<aws_lambda::Raw>),
     Knative(Box<knative::Raw>),
     AzureFunctions(Box<azure_functions::Raw>),
     OpenFaas(Box<openfaas::Raw>),
     Http(Box<http::Raw>),
 }
 
-const NAMES: &str = "`openfunction`, `openwhisk`, `knative`, `azure_functions`, `openfaas`, `http`";
+const NAMES: &str =
+    "`openfunction`, `openwhisk`, `aws_lambda`, `knative`, `azure_functions`, `openfaas`, `http`";
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -438,5 +513,10 @@ pub(crate) mod tests {
         assert_eq!(base("/hello/x/y", Some("x/y")), "/hello");
         assert_eq!(base("/hello/", Some("")), "/hello");
         assert_eq!(base("/x", Some("x")), "");
+    }
+
+    /// Sealed at a fixed moment, with these credentials.
+    pub(crate) fn seal(credentials: Option<&aws::Credentials>) -> Seal<'_> {
+        Seal { at: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_440_938_160), credentials }
     }
 }

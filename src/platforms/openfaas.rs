@@ -109,7 +109,7 @@ impl Streamed for OpenFaas {
             }
             check_callback(req, callback_hosts)?;
         }
-        set_target(req, &self.target(call)?)?;
+        set_target(req, self.target(call)?)?;
         self.host.apply(call, req)?;
         remove_prefixed(req, &["x-openfaas-"]);
         // The gateway names a call only when nobody has done so, and says no word of a name it was given.
@@ -259,6 +259,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         target: Target::Streamed(StreamedTarget::OpenFaas(target)),
         terms: connection.terms,
         max_request: connection.max_request,
+        credentials: None,
     })
 }
 

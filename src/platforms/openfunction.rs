@@ -101,6 +101,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         target: Target::Streamed(StreamedTarget::OpenFunction(target)),
         terms: connection.terms,
         max_request: connection.max_request,
+        credentials: None,
     })
 }
 

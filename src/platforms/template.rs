@@ -34,6 +34,11 @@ impl<'a> Parameters<'a> {
         Parameters { path, places }
     }
 
+    /// Where in the path they stand, in their order.
+    pub fn places(&self) -> &'a [Range<usize>] {
+        self.places
+    }
+
     fn get(&self, index: usize) -> Option<&'a str> {
         self.path.get(self.places.get(index)?.clone())
     }

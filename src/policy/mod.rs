@@ -8,7 +8,7 @@ pub mod retry;
 
 pub use self::backoff::Backoff;
 use self::cold_start::ColdStart;
-use self::retry::Retry;
+use self::retry::{Condition, Retry};
 use crate::diag::Scope;
 
 /// What a route says about calls that fail.
@@ -22,6 +22,10 @@ impl Policy {
     /// Whether it asks for nothing.
     pub fn is_empty(&self) -> bool {
         self.retry.is_none() && self.cold_start.is_none()
+    }
+
+    pub fn tries_again_on(&self, what: Condition) -> bool {
+        self.retry.as_ref().is_some_and(|retry| retry.on.contains(&what))
     }
 }
 

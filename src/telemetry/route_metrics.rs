@@ -215,7 +215,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 26] = [
+const FAILURE_CODES: [&str; 29] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -235,6 +235,9 @@ const FAILURE_CODES: [&str; 26] = [
     "bad_envelope",
     "function_error",
     "no_credential",
+    "no_function",
+    "throttled",
+    "platform_error",
     "cold_start",
     "overloaded",
     "draining",
@@ -450,7 +453,11 @@ mod tests {
             UpstreamProtocol => Some(BadEnvelope("x")),
             BadEnvelope(_) => Some(FunctionError),
             FunctionError => Some(NoCredential),
-            NoCredential => Some(ColdStart),
+            NoCredential => Some(CredentialRefused),
+            CredentialRefused => Some(NoFunction),
+            NoFunction => Some(Throttled(None)),
+            Throttled(_) => Some(PlatformError("x")),
+            PlatformError(_) => Some(ColdStart),
             ColdStart => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use ipnet::IpNet;
 
 use super::idle::IdleLimit;
 use super::resolve::{Host, Resolver};
@@ -18,6 +19,7 @@ pub(super) struct Endpoint {
     /// `None` when the file gives an address instead of a name.
     host: Option<Arc<Host>>,
     known: ArcSwap<Known>,
+    denied: Arc<[IpNet]>,
 }
 
 /// Addresses as of one answer of the resolver.
@@ -41,14 +43,15 @@ impl Address {
 }
 
 impl Endpoint {
-    pub(super) fn new(address: &HostPort, pool: u32, resolver: &Resolver) -> Self {
+    pub(super) fn new(address: &HostPort, pool: u32, resolver: &Resolver, denied: Arc<[IpNet]>) -> Self {
         let literal = address.host.parse::<IpAddr>().ok();
         let known = Known { answer: Arc::new(literal.into_iter().collect()), addresses: Arc::default() };
         Endpoint {
             port: address.port,
             pool,
             host: literal.is_none().then(|| resolver.host(&address.host)),
-            known: ArcSwap::from_pointee(known.located(address.port, pool)),
+            known: ArcSwap::from_pointee(known.located(address.port, pool, &denied)),
+            denied,
         }
     }
 
@@ -80,20 +83,32 @@ impl Endpoint {
                 return Arc::clone(known);
             }
             let former = Known { answer, addresses: Arc::clone(&known.addresses) };
-            Arc::new(former.located(self.port, self.pool))
+            Arc::new(former.located(self.port, self.pool, &self.denied))
         });
+        for address in host.addresses().iter().filter(|address| is_denied(**address, &self.denied)) {
+            log::warn!(
+                "`{}` has the address {address}, at which no function may be (`deny_addresses`)",
+                host.name()
+            );
+        }
         Arc::clone(&self.known.load().addresses)
     }
 }
 
 impl Known {
     /// An address that was known keeps its slots, so that connections in use stay counted, and what it said of itself.
-    fn located(self, port: u16, pool: u32) -> Self {
-        let addresses = self.answer.iter().map(|ip| {
+    fn located(self, port: u16, pool: u32, denied: &[IpNet]) -> Self {
+        let addresses = self.answer.iter().filter(|ip| !is_denied(**ip, denied)).map(|ip| {
             let socket = SocketAddr::new(*ip, port);
             let old = self.addresses.iter().find(|address| address.socket == socket);
             old.cloned().unwrap_or_else(|| Arc::new(Address::new(socket, pool)))
         });
         Known { addresses: Arc::new(addresses.collect()), answer: self.answer }
     }
+}
+
+pub fn is_denied(address: IpAddr, denied: &[IpNet]) -> bool {
+    // An IPv4 address in IPv6 clothes is the same machine.
+    let address = address.to_canonical();
+    denied.iter().any(|network| network.contains(&address))
 }

@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use pingora::protocols::{ALPN, TcpKeepalive};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Tracer, Tracing};
 
 use self::endpoint::Address;
+pub use self::endpoint::is_denied;
 use self::resolve::Resolver;
 use self::slots::Slot;
 use crate::error::GatewayError;
@@ -42,6 +44,8 @@ pub struct Terms {
     pub deadline: Option<Duration>,
     pub keepalive: Keepalive,
     pub protocol: Protocol,
+    /// No function is at one of these, whatever its name resolves to.
+    pub denied: Arc<[IpNet]>,
     /// Tells credentials apart without showing them; requests with different ones never share a connection.
     pub credential: Option<u64>,
 }
@@ -135,8 +139,11 @@ impl Upstream {
             // HTTP/2 shares one connection, which slots would prevent.
             _ => 0,
         };
-        let endpoints =
-            terms.endpoints.iter().map(|e| endpoint::Endpoint::new(&e.address, pool, resolver)).collect();
+        let endpoints = terms
+            .endpoints
+            .iter()
+            .map(|e| endpoint::Endpoint::new(&e.address, pool, resolver, Arc::clone(&terms.denied)))
+            .collect();
         Upstream {
             schedule: schedule(&terms.endpoints),
             endpoints,
@@ -241,7 +248,12 @@ impl Upstream {
 
 fn template(terms: &Terms, tally: Arc<dyn Tally>) -> HttpPeer {
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let mut peer = HttpPeer::new(nowhere, terms.scheme == Scheme::Https, terms.sni.clone());
+    // Without TLS nobody reads the name, which would be copied and hashed for every request; the group tells names apart.
+    let (is_tls, sni) = match terms.scheme {
+        Scheme::Https => (true, terms.sni.clone()),
+        Scheme::Http => (false, String::new()),
+    };
+    let mut peer = HttpPeer::new(nowhere, is_tls, sni);
     let options = &mut peer.options;
     options.verify_cert = terms.verify == Verify::Certificate;
     options.verify_hostname = options.verify_cert;

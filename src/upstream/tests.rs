@@ -231,6 +231,23 @@ async fn no_time_limit_is_longer_than_what_is_left() {
     assert_eq!(free.total_connection_timeout, Some(upstream.terms().connect_timeout));
 }
 
+#[tokio::test]
+async fn a_name_cannot_lead_where_no_function_may_be() {
+    let (_dir, resolver) =
+        knows("169.254.169.254 rebound\n10.0.0.1 mixed\n169.254.1.1 mixed\n::ffff:169.254.0.1 mapped\n")
+            .await;
+    let denied: Arc<[IpNet]> = ["169.254.0.0/16".parse().unwrap()].into();
+    for (name, expected) in [("rebound:80", &[][..]), ("mapped:80", &[]), ("mixed:80", &["10.0.0.1:80"])] {
+        let terms = Terms { denied: Arc::clone(&denied), ..terms(&[name]) };
+        let upstream = upstream(name, terms, &resolver).await;
+        assert_eq!(upstream.address_count(), expected.len(), "{name}");
+        match expected {
+            [] => assert_eq!(upstream.lease().unwrap_err(), GatewayError::UpstreamResolve, "{name}"),
+            _ => assert_eq!(turns(&upstream, expected.len()), expected, "{name}"),
+        }
+    }
+}
+
 /// A resolver that knows what is in this hosts file, and asks nobody.
 async fn knows(hosts: &str) -> (tempfile::TempDir, Resolver) {
     let dir = tempfile::tempdir().unwrap();
@@ -258,6 +275,7 @@ fn terms(endpoints: &[&str]) -> Terms {
         deadline: None,
         keepalive: Keepalive::On { idle: IDLE, pool: POOL },
         protocol: Protocol::Http1,
+        denied: Arc::default(),
         credential: None,
     }
 }

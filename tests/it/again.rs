@@ -119,6 +119,31 @@ async fn what_the_policy_names_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_silent_function_is_asked_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let first = counted.fetch_add(1, Ordering::AcqRel) == 0;
+            async move {
+                match first {
+                    true => exchange.peer_closed().await,
+                    false => exchange.answer(Reply::text(200, "at last")).await,
+                }
+            }
+        })
+        .start()
+        .await;
+    let target = format!("openfunction: {{ function_uri: 'http://{}/', timeout: 300 }}", origin.addr());
+    let gateway = Gateway::start(&route_with("retry: { on: [ timeout ] }", &target)).await;
+
+    let answer = gateway.get("/fn/x").await;
+
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "at last"));
+    gateway.counts("fngate_retries_total", &[("reason", "timeout")], 1.0).await;
+}
+
+#[tokio::test]
 async fn attempts_are_counted_and_the_last_answer_passes() {
     let origin = failing_first(9, "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy").await;
     let gateway =

@@ -270,7 +270,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 24] = [
+const ERRORS: [GatewayError; 28] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -290,6 +290,10 @@ const ERRORS: [GatewayError; 24] = [
     GatewayError::BadEnvelope(""),
     GatewayError::FunctionError,
     GatewayError::NoCredential,
+    GatewayError::CredentialRefused,
+    GatewayError::NoFunction,
+    GatewayError::Throttled(None),
+    GatewayError::PlatformError(""),
     GatewayError::ColdStart,
     GatewayError::Overloaded,
     GatewayError::Draining,

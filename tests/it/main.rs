@@ -13,12 +13,15 @@ mod again;
 /// Every answer that is the gateway's own; one log line and one count each.
 mod answers;
 /// The acceptance cases of the APISIX plugins, and those derived from what they do badly.
+mod apisix_aws_lambda;
 mod apisix_azure_functions;
 mod apisix_derived;
 mod apisix_openfunction;
 mod apisix_openwhisk;
 /// What broke it once, from outside.
 mod attack;
+/// Lambda's API: events, return values, streams, refusals; against moto and against origins that speak as it does.
+mod aws_lambda;
 /// Signatures against an AWS that is not ours.
 mod aws_moto;
 /// Durable Functions: the URLs of an orchestration, there and back.
@@ -33,6 +36,8 @@ mod demo;
 mod docs;
 /// Google's functions framework as a real function server.
 mod framework;
+/// What platforms say of a call, and what becomes of it.
+mod function_errors;
 /// gRPC: trailers, and messages one by one.
 mod grpc;
 /// Malformed and hostile requests, row by row.
@@ -51,6 +56,8 @@ mod openfaas;
 mod platforms;
 /// How many connections there are to a function, and what a dead one costs.
 mod pool;
+/// Answers that pass piece by piece although their requests had to be whole.
+mod relay;
 /// A new configuration under a running gateway.
 mod reload;
 /// Many configurations one after another, and faults that come and go.

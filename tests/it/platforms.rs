@@ -482,6 +482,12 @@ routes:
 enum Platform {
     OpenFunction,
     OpenWhisk,
+    /// A URL of API Gateway, or a function's own.
+    LambdaUrl,
+    /// The same, signed.
+    SignedLambdaUrl,
+    /// Lambda's API.
+    Lambda,
     AzureFunctions,
     Knative,
     OpenFaas,
@@ -493,6 +499,7 @@ impl Platform {
         match self {
             Self::OpenFunction => "openfunction",
             Self::OpenWhisk => "openwhisk",
+            Self::LambdaUrl | Self::SignedLambdaUrl | Self::Lambda => "aws_lambda",
             Self::AzureFunctions => "azure_functions",
             Self::Knative => "knative",
             Self::OpenFaas => "openfaas",
@@ -515,6 +522,9 @@ impl Platform {
             Self::OpenWhisk => {
                 format!("api_host: '{url}', service_token: 'a:b', namespace: guest, action: test")
             }
+            Self::LambdaUrl => format!("function_uri: '{url}/', authorization: {{ apikey: key }}"),
+            Self::SignedLambdaUrl => format!("function_uri: '{url}/', {IAM}"),
+            Self::Lambda => format!("function: test, region: eu-west-1, endpoint: '{url}', {IAM}"),
             Self::Knative => {
                 let (scheme, host) = url.split_once("://").unwrap();
                 format!("scheme: {scheme}, host: '{host}'")
@@ -531,9 +541,14 @@ async fn answering() -> Origin {
     Origin::http1().reply(|_| Reply::json(&json!({ "ok": true }))).start().await
 }
 
-const PLATFORMS: [Platform; 6] = [
+const IAM: &str = "authorization: { iam: { accesskey: AKID, secretkey: secret } }";
+
+const PLATFORMS: [Platform; 9] = [
     Platform::OpenFunction,
     Platform::OpenWhisk,
+    Platform::LambdaUrl,
+    Platform::SignedLambdaUrl,
+    Platform::Lambda,
     Platform::Knative,
     Platform::AzureFunctions,
     Platform::OpenFaas,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
@@ -57,7 +58,7 @@ async fn a_function_may_be_slow_as_long_as_it_is_never_silent_for_long() {
             exchange.start_chunked("text/plain").await;
             // Longer than the time-out in all, and none of it in one piece.
             for _ in 0..12 {
-                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                tokio::time::sleep(Duration::from_millis(250)).await;
                 exchange.send_chunk("x").await;
             }
             exchange.end_chunked().await;
@@ -352,6 +353,22 @@ async fn a_function_that_falls_silent_in_the_body_is_cut() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_its_time_does_not_make_the_function_late() {
+    // More than all buffers on the way hold.
+    const LENGTH: usize = 16 * 1024 * 1024;
+    let origin = Origin::http1().reply(|_| Reply::new(200, vec![b'x'; LENGTH])).start().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 200"))).await;
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+
+    // What the function has said waits here for longer than it may be silent itself.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let answer = client.response("GET").await;
+
+    assert_eq!((answer.text().len(), answer.whole), (LENGTH, true));
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_ends_the_call() {
     let origin = Origin::http1()
         .script(|mut exchange| async move {
@@ -501,7 +518,7 @@ async fn a_function_that_does_not_read_stops_the_client() {
 }
 
 /// Waits until a counter that has moved does not move any more.
-async fn stands_still(counter: &AtomicUsize) {
+pub(crate) async fn stands_still(counter: &AtomicUsize) {
     let mut seen = 0;
     let mut since = 0;
     eventually("the flow to stop", PATIENCE, async || {
@@ -513,13 +530,13 @@ async fn stands_still(counter: &AtomicUsize) {
     .await;
 }
 
-async fn resident(gateway: &Gateway) -> f64 {
+pub(crate) async fn resident(gateway: &Gateway) -> f64 {
     gateway.metrics().await.counter("process_resident_memory_bytes", &[])
 }
 
 /// Far more than the sockets on the way can hold.
-const LARGE: usize = 96 * 1024 * 1024;
-const PIECE: &[u8] = &[b'x'; 64 * 1024];
+pub(crate) const LARGE: usize = 96 * 1024 * 1024;
+pub(crate) const PIECE: &[u8] = &[b'x'; 64 * 1024];
 
 #[tokio::test]
 async fn a_length_known_to_head_is_told() {
@@ -565,7 +582,7 @@ async fn a_client_of_the_old_version_gets_no_chunks() {
 }
 
 /// A function that sends three events, each only when the gate has let the one before pass.
-async fn three_events(gate: &Gate) -> Origin {
+pub(crate) async fn three_events(gate: &Gate) -> Origin {
     let confirmed = gate.clone();
     Origin::http1()
         .script(move |mut exchange| {

@@ -783,6 +783,9 @@ mod shipped {
              service_token: 'uuid:key', namespace: guest, action: hello } } }\n  \
              - { name: revision, match: { path: /b }, target: { knative: { service: hello, domain: example.com, \
              address: '127.0.0.1:8080' } } }\n  \
+             - { name: lambda-url, match: { path: /l }, target: { aws_lambda: { function_uri: \
+             'https://abcdef.lambda-url.eu-west-1.on.aws', authorization: { iam: {} } } } }\n  \
+             - { name: lambda, match: { path: /m }, target: { aws_lambda: { function: hello, region: eu-west-1 } } }\n  \
              - { name: trigger, match: { path: /t/* }, target: { azure_functions: { function_uri: 'http://127.0.0.1:7071/api' } } }\n  \
              - { name: faas, match: { path: /c }, target: { openfaas: { gateway_uri: 'http://127.0.0.1:8080', \
              function: hello } } }\n  \

@@ -63,7 +63,7 @@ impl ProxyHttp for Echo {
 
     async fn logging(&self, session: &mut Session, _: Option<&pingora_core::Error>, (): &mut ()) {
         if let Some(wire) = Wire::of(&session.downstream_session) {
-            wire.request_done();
+            wire.request_done(Instant::now().into_std());
         }
     }
 }

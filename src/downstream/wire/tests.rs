@@ -79,7 +79,7 @@ impl Rig {
     fn answer(&mut self, bytes: &[u8]) {
         now(self.wire.write_all(bytes)).unwrap().unwrap();
         now(self.wire.flush()).unwrap().unwrap();
-        self.wire.request_done();
+        self.wire.request_done(Instant::now().into_std());
     }
 
     /// All the client gets until the connection ends.
@@ -350,7 +350,7 @@ async fn function_that_takes_too_long_ends_the_wait() {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
-    rig.wire.expire_at(Some(Instant::now() + Duration::from_millis(300)));
+    rig.wire.expire(Some(Instant::now() + Duration::from_millis(300)), None);
     assert!(rig.read(1).is_none());
     tokio::time::sleep(Duration::from_millis(301)).await;
     assert_eq!(rig.read(1).unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -362,12 +362,48 @@ async fn expiry_that_was_called_off_is_forgotten() {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
-    rig.wire.expire_at(Some(Instant::now() + Duration::from_millis(300)));
+    rig.wire.expire(Some(Instant::now() + Duration::from_millis(300)), None);
     assert!(rig.read(1).is_none());
-    rig.wire.expire_at(None);
+    rig.wire.expire(None, None);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(rig.read(1).is_none());
     assert!(!rig.wire.has_expired());
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_the_wait_and_begins_anew_with_what_is_heard() {
+    let mut rig = rig();
+    rig.send(GET).await;
+    assert_eq!(rig.read_all(4096), GET);
+    rig.wire.expire(None, Some(Duration::from_millis(300)));
+    // Nobody waits, so nothing is measured: the client may take its time with what the function has said.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for _ in 0..3 {
+        assert!(rig.read(1).is_none());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(rig.read(1).is_none());
+        rig.wire.heard();
+    }
+    assert!(rig.read(1).is_none());
+    tokio::time::sleep(Duration::from_millis(301)).await;
+    assert_eq!(rig.read(1).unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!(rig.wire.has_expired());
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_holds_whatever_is_heard() {
+    let mut rig = rig();
+    rig.send(GET).await;
+    assert_eq!(rig.read_all(4096), GET);
+    rig.wire.expire(Some(Instant::now() + Duration::from_millis(500)), Some(Duration::from_millis(300)));
+    assert!(rig.read(1).is_none());
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        rig.wire.heard();
+        assert!(rig.read(1).is_none());
+    }
+    tokio::time::sleep(Duration::from_millis(101)).await;
+    assert_eq!(rig.read(1).unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
 
 #[tokio::test]
@@ -404,7 +440,7 @@ async fn tunnel_opens_with_101_only() {
     assert_eq!(rig.read_all(4096), UPGRADE);
     assert!(rig.read(1).is_none());
     rig.answer(b"HTTP/1.1 103 Early Hints\r\n\r\n");
-    rig.wire.done = AtomicBool::new(false);
+    rig.wire.done = AtomicU64::new(0);
     assert!(rig.read(1).is_none());
     rig.wire.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.unwrap();
     rig.send(b"\n\0late").await;

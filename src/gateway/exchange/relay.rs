@@ -57,7 +57,10 @@ async fn pass(
             gone = client_leaves(session) => return Err(gone),
         };
         let Some(piece) = piece else {
-            relay.finish(&mut answer.head)?;
+            let rest = relay.finish()?;
+            if !rest.is_empty() {
+                answer.send(session, ctx, rest).await?;
+            }
             return answer.check_length();
         };
         if let Some(piece) = relay.push(piece, &mut answer.head)? {
@@ -95,7 +98,7 @@ impl Answer {
         if self.state != State::Waiting {
             return Ok(());
         }
-        forward::strip_hop_by_hop(&mut self.head);
+        forward::tidy(&mut self.head).map_err(|_| GatewayError::UpstreamProtocol)?;
         let state = frame(session.req_header(), &mut self.head).map_err(|_| GatewayError::Internal)?;
         finish_head(&mut self.head, ctx).map_err(|_| GatewayError::Internal)?;
         if session.req_header().version == Version::HTTP_10 {
@@ -115,7 +118,8 @@ impl Answer {
         piece: Bytes,
     ) -> Result<(), GatewayError> {
         self.begin(session, ctx).await?;
-        if self.state == State::Bodiless {
+        // An empty chunk would be the last one.
+        if self.state == State::Bodiless || piece.is_empty() {
             return Ok(());
         }
         self.sent += piece.len() as u64;
@@ -145,7 +149,6 @@ impl Answer {
 fn frame(req: &RequestHeader, resp: &mut ResponseHeader) -> pingora::Result<State> {
     // The function's may be another.
     resp.set_version(Version::HTTP_11);
-    forward::state_length_once(resp)?;
     resp.remove_header(&TRANSFER_ENCODING);
     if req.method == Method::HEAD || matches!(resp.status.as_u16(), 204 | 304) {
         return Ok(State::Bodiless);

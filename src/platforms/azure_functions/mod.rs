@@ -104,7 +104,7 @@ impl Streamed for AzureFunctions {
         narrow_codings(req)?;
         self.host.apply(call, req)?;
         if is_durable {
-            return self.with_app(call, |app| set_target(req, &self.durable.target(app, call)?));
+            return self.with_app(call, |app| set_target(req, self.durable.target(app, call)?));
         }
         self.path.apply(call, req)?;
         match &self.credential {
@@ -276,6 +276,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         target: Target::Streamed(StreamedTarget::AzureFunctions(target)),
         terms: connection.terms,
         max_request: connection.max_request,
+        credentials: None,
     })
 }
 

@@ -27,30 +27,24 @@
 //! page of whatever an action echoes, and an answer without `statusCode` and `body` is not 204.
 
 use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
-use super::media::MediaType;
-use super::{ACTIVATION_ID, is_blank, is_hop_by_hop, nominated};
+use super::ACTIVATION_ID;
 use crate::error::GatewayError;
+use crate::platforms::envelope::{
+    Answer, BAD_BODY, BASE64, JSON, NOT_JSON, TEXT, content_type, finish, header_fields, is_blank,
+    is_bodiless, status_code,
+};
+use crate::platforms::media::MediaType;
 
 /// What the platform was asked for with `result=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     Result,
     Record,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub body: Bytes,
 }
 
 /// Reads the platform's answer. Whatever the bytes are, this is an answer or `BadEnvelope`.
@@ -82,7 +76,8 @@ fn unwrap(
 ) -> Result<Answer, GatewayError> {
     let key = |name: &str| keys.get(name).filter(|value| value.get() != "null");
     let status = key("statusCode").map_or(Ok(platform), |value| status_code(value))?;
-    let headers = key("headers").map_or(Ok(vec![]), |value| header_fields(value))?;
+    let mut headers = key("headers").map_or(Ok(vec![]), |value| header_fields(value))?;
+    headers.retain(|(name, _)| *name != ACTIVATION_ID);
     let nothing = || Ok(finish(status, headers.clone(), Bytes::new(), JSON));
     let body = match key("body") {
         Some(body) => body.get(),
@@ -100,106 +95,15 @@ fn unwrap(
     Ok(finish(status, headers, body.into(), TEXT))
 }
 
-/// Puts an answer together: without a body where there must be none, with `default_type` where the function names none.
-fn finish(
-    status: StatusCode,
-    mut headers: Vec<(HeaderName, HeaderValue)>,
-    body: Bytes,
-    default_type: &'static str,
-) -> Answer {
-    let body = if is_bodiless(status) { Bytes::new() } else { body };
-    if !body.is_empty() && content_type(&headers).is_none() {
-        headers.push((CONTENT_TYPE, HeaderValue::from_static(default_type)));
-    }
-    Answer { status, headers, body }
-}
-
-fn status_code(value: &RawValue) -> Result<StatusCode, GatewayError> {
-    let text = value.get();
-    let number = match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse::<f64>(),
-        Some(_) => return Err(BAD_STATUS),
-        // A number, or what `f64` does not parse either. `404.0` is how some languages write an integer.
-        None => text.parse(),
-    };
-    let code = number.ok().filter(|n| n.fract() == 0.0 && (200.0..=599.0).contains(n)).ok_or(BAD_STATUS)?;
-    StatusCode::from_u16(code as u16).map_err(|_| BAD_STATUS)
-}
-
-fn header_fields(value: &RawValue) -> Result<Vec<(HeaderName, HeaderValue)>, GatewayError> {
-    let map: IndexMap<String, &RawValue> = serde_json::from_str(value.get()).map_err(|_| BAD_HEADERS)?;
-    let mut fields = Vec::with_capacity(map.len().min(MOST_FIELDS));
-    for (name, value) in map {
-        let name = HeaderName::try_from(name).map_err(|_| BAD_HEADERS)?;
-        let values = if value.get().starts_with('[') {
-            serde_json::from_str(value.get()).map_err(|_| BAD_HEADERS)?
-        } else {
-            vec![value]
-        };
-        for value in values {
-            if let Some(value) = field_value(value)? {
-                fields.push((name.clone(), value));
-            }
-            if fields.len() > MOST_FIELDS {
-                return Err(BAD_HEADERS);
-            }
-        }
-    }
-    let nominated = nominated(fields.iter().filter(|(name, _)| *name == CONNECTION).map(|(_, value)| value));
-    fields.retain(|(name, _)| {
-        *name != ACTIVATION_ID && !is_hop_by_hop(name) && !nominated.iter().any(|n| n == name.as_str())
-    });
-    match fields.iter().filter(|(name, _)| *name == CONTENT_TYPE).count() {
-        0 | 1 => Ok(fields),
-        _ => Err(BAD_HEADERS),
-    }
-}
-
-/// A string's text, a number or boolean as it was written, nothing for `null`.
-fn field_value(value: &RawValue) -> Result<Option<HeaderValue>, GatewayError> {
-    let text = match value.get().as_bytes() {
-        b"null" => return Ok(None),
-        [b'"', ..] => serde_json::from_str(value.get()).map_err(|_| BAD_HEADERS)?,
-        [b'{' | b'[', ..] => return Err(BAD_HEADERS),
-        _ => value.get().to_owned(),
-    };
-    HeaderValue::try_from(text).map(Some).map_err(|_| BAD_HEADERS)
-}
-
 /// Whether an answer with this status is what an action returned: a success, or the error of an application. 202 is neither.
 fn holds_result(status: StatusCode) -> bool {
     (status.is_success() && status != StatusCode::ACCEPTED) || status == StatusCode::BAD_GATEWAY
 }
 
-fn is_bodiless(status: StatusCode) -> bool {
-    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-fn content_type(headers: &[(HeaderName, HeaderValue)]) -> Option<&HeaderValue> {
-    headers.iter().find(|(name, _)| *name == CONTENT_TYPE).map(|(_, value)| value)
-}
-
-pub(super) const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
-
 /// The keys that make a result an HTTP answer.
 const ENVELOPE: [&str; 3] = ["statusCode", "headers", "body"];
 
-/// More fields than any client takes.
-const MOST_FIELDS: usize = 256;
-
-/// Padding may be missing, as OpenWhisk allows.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 const EMPTY: GatewayError = GatewayError::BadEnvelope("the function's answer is empty");
-const NOT_JSON: GatewayError = GatewayError::BadEnvelope("the function's answer is not JSON");
-const BAD_STATUS: GatewayError =
-    GatewayError::BadEnvelope("the function's `statusCode` is not a status from 200 to 599");
-const BAD_HEADERS: GatewayError = GatewayError::BadEnvelope("the function's `headers` are not HTTP headers");
-const BAD_BODY: GatewayError = GatewayError::BadEnvelope("the function's `body` is not text");
 const NOT_BASE64: GatewayError =
     GatewayError::BadEnvelope("the function's `body` is not base64, though its type is not a text");
 

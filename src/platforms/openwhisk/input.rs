@@ -21,16 +21,17 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_TYPE, COOKIE};
 use indexmap::IndexMap;
-use percent_encoding::percent_decode;
 use pingora::http::RequestHeader;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::media::MediaType;
-use super::{is_blank, is_hop_by_hop, nominated};
 use crate::error::GatewayError;
 use crate::platforms::Call;
+use crate::platforms::envelope::is_blank;
+use crate::platforms::head::{field_text, is_hop_by_hop, nominated};
+use crate::platforms::media::MediaType;
+use crate::uri::decode_component;
 
 /// The body itself, bytes unchanged, when it is one JSON object; `{}` for an empty one.
 pub fn object(body: Bytes) -> Result<Bytes, GatewayError> {
@@ -103,30 +104,13 @@ fn fields(headers: &HeaderMap) -> IndexMap<&str, String> {
         .collect()
 }
 
-/// UTF-8, or else ISO 8859-1, which RFC 9110 5.5 names as what such bytes once meant.
-fn field_text(value: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(value) {
-        Ok(text) => text.into(),
-        Err(_) => value.iter().copied().map(char::from).collect::<String>().into(),
-    }
-}
-
 /// Adds `a=1&b=2`; `None` when an escape is broken or is not UTF-8.
 fn merge_pairs(text: &str, parameters: &mut IndexMap<String, Parameter<'_>>) -> Option<()> {
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        parameters.insert(decode(name)?, Parameter::Text(decode(value)?.into()));
+        parameters.insert(decode_component(name)?, Parameter::Text(decode_component(value)?.into()));
     }
     Some(())
-}
-
-fn decode(component: &str) -> Option<String> {
-    let escapes_are_whole = component.split('%').skip(1).all(|rest| {
-        matches!(rest.as_bytes(), [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
-    });
-    let spaced = component.replace('+', " ");
-    let text = percent_decode(spaced.as_bytes()).decode_utf8().ok()?;
-    escapes_are_whole.then(|| text.into_owned())
 }
 
 fn is_object(json: &str) -> bool {

@@ -20,24 +20,24 @@
 
 pub mod answer;
 pub mod input;
-mod media;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::answer::Asked;
 use super::connection::{self, Base, Defaults, body_limit};
+use super::envelope::JSON;
 use super::head::{Host, basic_authorization, set_header, set_target};
 use super::template::{Name, Names, Parameters, Route};
-use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Target};
+use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Target};
 use crate::diag::{Invalid, Scope};
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::uri::{encode_segment, push_suffix};
 use crate::values::{ByteSize, RawSecret, Scheme, Secret, TargetUri, Written};
@@ -134,7 +134,7 @@ impl Buffered for Action {
         call: &Call<'_>,
         req: &mut RequestHeader,
         body: Bytes,
-        _: SystemTime,
+        _: &Seal<'_>,
     ) -> Result<Bytes, GatewayError> {
         let body = match self.input {
             Input::Body => input::object(body)?,
@@ -143,19 +143,26 @@ impl Buffered for Action {
         let id = HeaderValue::from_str(call.request_id).map_err(|_| GatewayError::Internal)?;
         req.clone_from(&self.head);
         if let Some(target) = &self.target {
-            set_target(req, &target.fill(call.parameters)?)?;
+            set_target(req, target.fill(call.parameters)?)?;
         }
         set_header(req, REQUEST_ID, &id)?;
         Ok(body)
     }
 
+    fn reported(&self, resp: &ResponseHeader) -> Option<Reported> {
+        match resp.status {
+            // Also what an action calls an error itself.
+            StatusCode::BAD_GATEWAY if resp.headers.contains_key(ACTIVATION_ID) => {
+                Some(Reported::FunctionError)
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(Reported::NotReached),
+            _ => None,
+        }
+    }
+
     fn open(&self, _: &Call<'_>, resp: &mut ResponseHeader, body: Bytes) -> Result<Bytes, GatewayError> {
         let answer = answer::read(resp.status, body, self.asked)?;
-        let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 2))
-            .map_err(|_| GatewayError::Internal)?;
-        for (name, value) in answer.headers {
-            head.append_header(name, value).map_err(|_| GatewayError::Internal)?;
-        }
+        let mut head = answer.head()?;
         if let Some(id) = resp.headers.get(ACTIVATION_ID).filter(|id| is_activation_id(id.as_bytes())) {
             head.insert_header(ACTIVATION_ID, id).map_err(|_| GatewayError::Internal)?;
         }
@@ -251,6 +258,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         terms: connection.terms,
         // It holds the body itself, and bounds it.
         max_request: None,
+        credentials: None,
     })
 }
 
@@ -319,8 +327,8 @@ fn build_head(target: &str, host: &HeaderValue, token: &Secret) -> Result<Reques
         let mut head = RequestHeader::build("POST", target.as_bytes(), Some(8))?;
         head.insert_header(HOST, host)?;
         head.insert_header(AUTHORIZATION, basic_authorization(token))?;
-        head.insert_header(CONTENT_TYPE, answer::JSON)?;
-        head.insert_header(ACCEPT, answer::JSON)?;
+        head.insert_header(CONTENT_TYPE, JSON)?;
+        head.insert_header(ACCEPT, JSON)?;
         head.insert_header(USER_AGENT, concat!("fngate/", env!("CARGO_PKG_VERSION")))?;
         Ok(head)
     };
@@ -330,37 +338,6 @@ fn build_head(target: &str, host: &HeaderValue, token: &Secret) -> Result<Reques
 /// OpenWhisk's are 32 hexadecimal digits; whatever else arrives is not put into a log.
 fn is_activation_id(id: &[u8]) -> bool {
     (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
-}
-
-/// Whether a field speaks of one connection only, or of a message's framing, which is not the action's to say or to know.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "content-length"
-            | "expect"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-/// The fields that a `Connection` header declares hop-by-hop, in lower case.
-fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> Vec<String> {
-    connection
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .map(|name| String::from_utf8_lossy(name).trim().to_ascii_lowercase())
-        .collect()
-}
-
-/// JSON's white space and nothing else.
-fn is_blank(body: &[u8]) -> bool {
-    body.iter().all(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'))
 }
 
 const ACTIVATION_ID: HeaderName = HeaderName::from_static("x-openwhisk-activation-id");

@@ -51,7 +51,7 @@ fn sealed(keys: &str, body: &'static str) -> Result<(RequestHeader, Bytes), Gate
         req.append_header(name, value).unwrap();
     }
     let body =
-        action(keys).seal(&call(), &mut req, Bytes::from_static(body.as_bytes()), SystemTime::now())?;
+        action(keys).seal(&call(), &mut req, Bytes::from_static(body.as_bytes()), &tests::seal(None))?;
     Ok((req, body))
 }
 

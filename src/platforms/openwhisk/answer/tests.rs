@@ -1,8 +1,11 @@
 //! OpenWhisk's answer in, the client's out: every row of the tables above.
 
+use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
+use crate::platforms::envelope::{BAD_HEADERS, BAD_STATUS, MOST_FIELDS};
+use crate::platforms::head::is_hop_by_hop;
 
 /// Status, headers in their order, body.
 type Expected<'a> = Result<(u16, &'a [(&'a str, &'a str)], &'a str), GatewayError>;

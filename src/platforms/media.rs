@@ -2,30 +2,30 @@
 
 /// A content type's essence, and whether it names a charset.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MediaType {
+pub struct MediaType {
     /// Lower case, without parameters.
     essence: String,
     has_charset: bool,
 }
 
 impl MediaType {
-    pub(super) fn parse(content_type: &[u8]) -> Self {
+    pub fn parse(content_type: &[u8]) -> Self {
         let text = String::from_utf8_lossy(content_type).to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default().to_owned();
         MediaType { essence, has_charset: parts.any(|parameter| parameter.starts_with("charset=")) }
     }
 
-    pub(super) fn is_json(&self) -> bool {
+    pub fn is_json(&self) -> bool {
         self.essence == "application/json"
     }
 
-    pub(super) fn is_form(&self) -> bool {
+    pub fn is_form(&self) -> bool {
         self.essence == "application/x-www-form-urlencoded"
     }
 
-    /// Whether OpenWhisk carries such a body as base64: everything that is not known to be text.
-    pub(super) fn is_binary(&self) -> bool {
+    /// Whether platforms that put a body into JSON carry it as base64: everything that is not known to be text.
+    pub fn is_binary(&self) -> bool {
         let is_text = self.has_charset
             || self.essence.starts_with("text/")
             || self.essence.ends_with("+json")
