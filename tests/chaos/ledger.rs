@@ -122,14 +122,14 @@ impl Ledger {
     }
 }
 
-/// Which requests reached a function, and how often.
+/// Which requests reached a function, by what method, and how often.
 #[derive(Clone, Default)]
-pub(crate) struct Ran(Arc<Mutex<BTreeMap<(String, u64), usize>>>);
+pub(crate) struct Ran(Arc<Mutex<BTreeMap<u64, (String, usize)>>>);
 
 impl Ran {
-    pub(crate) fn note(&self, method: &str, target: &str) {
-        let Some(id) = id_of(target) else { return };
-        *self.0.lock().unwrap().entry((method.to_owned(), id)).or_default() += 1;
+    pub(crate) fn note(&self, method: &str, id: u64) {
+        let mut ran = self.0.lock().unwrap();
+        ran.entry(id).or_insert_with(|| (method.to_owned(), 0)).1 += 1;
     }
 
     /// Adds what a server that is a process wrote down.
@@ -137,17 +137,19 @@ impl Ran {
         let text = std::fs::read_to_string(record).unwrap();
         // A process that was killed may have left half a line.
         for (method, target) in text.lines().filter_map(|line| line.split_once(' ')) {
-            self.note(method, target);
+            if let Some(id) = id_of(target) {
+                self.note(method, id);
+            }
         }
     }
 
-    pub(crate) fn times(&self, method: &str, id: u64) -> usize {
-        self.0.lock().unwrap().get(&(method.to_owned(), id)).copied().unwrap_or_default()
+    pub(crate) fn times(&self, id: u64) -> usize {
+        self.0.lock().unwrap().get(&id).map_or(0, |(_, times)| *times)
     }
 
     /// Requests that must not run twice and did.
     pub(crate) fn twice(&self) -> usize {
-        self.0.lock().unwrap().iter().filter(|((method, _), times)| method == "POST" && **times > 1).count()
+        self.0.lock().unwrap().values().filter(|(method, times)| method == "POST" && *times > 1).count()
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -50,7 +50,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn to(url: &str) -> Self {
-        let target = format!("http: {{ url: '{url}/', timeout: 500ms, keepalive_pool: 16 }}");
+        let target = format!("http: {{ url: '{url}/', timeout: 1s, keepalive_pool: 16 }}");
         Setting { target, ..Self::default() }
     }
 
@@ -79,8 +79,9 @@ pub(crate) async fn well(ran: &Ran) -> Origin {
 pub(crate) async fn well_at(ran: &Ran, addr: std::net::SocketAddr) -> Origin {
     let ran = ran.clone();
     let origin = Origin::http1().reply(move |request| {
-        ran.note(request.method(), request.target());
-        Reply::text(200, &text(id_of(request.target()).unwrap()))
+        let id = id_of(request.target()).unwrap();
+        ran.note(request.method(), id);
+        Reply::text(200, &text(id))
     });
     origin.start_at(addr).await
 }
@@ -338,7 +339,7 @@ impl Stage {
 
     /// What a client saw, and whether that is the truth.
     fn told(&self, entry: &Entry) -> String {
-        let times = self.ran.times(entry.method, entry.id);
+        let times = self.ran.times(entry.id);
         match &entry.seen {
             Seen::Answered if times == 0 => "answered without having run".to_owned(),
             Seen::Closed | Seen::NotConnected if times > 0 => format!("{} though it ran", entry.seen),

@@ -17,6 +17,7 @@ pub(super) fn all() -> Vec<Fault> {
         Fault::new("clients vanish in the middle of an upload", |pace| vanish(pace, Leaves::InUpload)),
         Fault::new("clients send their head byte by byte", slow_heads),
         Fault::new("clients do not take their answers", slow_readers),
+        Fault::new("more connections than `limits.connections`", too_many),
         Fault::new("more connections than file descriptors", no_descriptors),
     ]
 }
@@ -160,15 +161,15 @@ async fn no_descriptors(pace: Pace) -> Outcome {
     let start = async |yaml: String| Gateway::builder().open_files(128).start(&yaml).await;
     let mut stage = Stage::set_with(pace, &ran, Setting::to(&function.url()), start).await;
 
-    let mut spent = Spent::of(&stage.gateway).await;
+    let mut spent = Spent::of(&stage.gateway);
     stage.calm().await;
-    let calm = spent.since(&stage.gateway).await;
+    let calm = spent.since(&stage.gateway);
     let crowd = join_all((0..200).map(|_| stage.gateway.client())).await;
     stage.lasts().await;
     let said = stage.gateway.stderr().contains("connections cannot be accepted");
     stage.demand(said, "the log does not say that there are no descriptors left");
     drop(crowd);
-    let crowded = spent.since(&stage.gateway).await;
+    let crowded = spent.since(&stage.gateway);
     stage.demand(
         crowded < calm * 1.5 + 0.3,
         format!("it took {crowded:.2} of a processor in the crowd, {calm:.2} before: something spins"),
@@ -185,15 +186,40 @@ struct Spent {
 }
 
 impl Spent {
-    async fn of(gateway: &Gateway) -> Self {
-        let seconds = gateway.metrics().await.counter("process_cpu_seconds_total", &[]);
-        Spent { seconds, at: Instant::now() }
+    fn of(gateway: &Gateway) -> Self {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.pid())).unwrap();
+        // Behind the name, which may contain anything, come eleven other fields.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().unwrap());
+        Spent { seconds: ticks.sum::<f64>() / TICKS_PER_SECOND, at: Instant::now() }
     }
 
-    async fn since(&mut self, gateway: &Gateway) -> f64 {
-        let before = std::mem::replace(self, Self::of(gateway).await);
+    fn since(&mut self, gateway: &Gateway) -> f64 {
+        let before = std::mem::replace(self, Self::of(gateway));
         (self.seconds - before.seconds) / (self.at - before.at).as_secs_f64()
     }
+}
+
+async fn too_many(pace: Pace) -> Outcome {
+    let (mut stage, _function) = busy(pace, "limits: { connections: 40 }", "").await;
+
+    stage.calm().await;
+    let mut crowd = join_all((0..60).map(|_| stage.gateway.client())).await;
+    // Those for whom there is room are asked for their request; the others are told at once.
+    let patience = Instant::now() + pace.fault / 2;
+    let mut told = 0;
+    for client in &mut crowd {
+        if let Ok(Some(answer)) = timeout_at(patience, client.try_response("GET")).await {
+            told += usize::from((answer.status(), answer.code().as_str()) == (503, "overloaded"));
+            stage.ledger.guest(stage.ledger.next(), "GET", Seen::Told(answer.status(), answer.code()));
+        }
+    }
+    stage.demand(told >= 20, format!("only {told} of 60 were told that there is no room"));
+    stage.lasts().await;
+    drop(crowd);
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
 }
 
 /// A stage with a function that does as it should.
@@ -222,3 +248,5 @@ async fn endless() -> Origin {
 const SLOW: usize = 60;
 const READERS: usize = 20;
 const BETWEEN_WAVES: Duration = Duration::from_millis(100);
+/// In which /proc counts (USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;

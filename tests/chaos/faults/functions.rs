@@ -51,8 +51,9 @@ async fn closes_idle(pace: Pace, ending: Ending) -> Outcome {
     let ran = Ran::default();
     let noting = ran.clone();
     let function = Origin::http1().closes_idle(IDLE, ending).reply(move |request| {
-        noting.note(request.method(), request.target());
-        Reply::text(200, &text(id_of(request.target()).unwrap()))
+        let id = id_of(request.target()).unwrap();
+        noting.note(request.method(), id);
+        Reply::text(200, &text(id))
     });
     let function = function.start().await;
     let mut stage = Stage::set(pace, &ran, Setting::to(&function.url())).await;

@@ -23,6 +23,7 @@ pub(super) fn all() -> Vec<Fault> {
         Fault::new("reloads in a storm", reloads),
         Fault::new("faulty configurations in a storm", faulty_reloads),
         Fault::new("nobody takes the access log", blocked_log),
+        Fault::new("the access log's disk is full", full_disk),
         Fault::new("SIGTERM with streams, uploads and WebSockets open", terminated),
         Fault::new("SIGKILL and a new process on the inherited socket", killed),
     ]
@@ -33,7 +34,7 @@ async fn reloads(pace: Pace) -> Outcome {
     let function = well(&ran).await;
     let mut setting = Setting::to(&function.url());
     // Connections opened under former terms end by being idle.
-    setting.target = setting.target.replace("timeout: 500ms", "timeout: 500ms, keepalive_timeout: 1s");
+    setting.target = setting.target.replace("timeout: 1s", "timeout: 500ms, keepalive_timeout: 1s");
     let mut stage = Stage::set(pace, &ran, setting).await;
 
     stage.calm().await;
@@ -109,6 +110,20 @@ async fn blocked_log(pace: Pace) -> Outcome {
     let findings = stage.close(&Expect::of(&["answered"])).await;
     reader.abort();
     Ok(findings)
+}
+
+async fn full_disk(pace: Pace) -> Outcome {
+    let ran = Ran::default();
+    let function = well(&ran).await;
+    let setting =
+        Setting { top: "access_log: { path: /dev/full }".to_owned(), ..Setting::to(&function.url()) };
+    let mut stage = Stage::set(pace, &ran, setting).await;
+
+    stage.calm().await;
+    stage.lasts().await;
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
 }
 
 /// A pipe in the file system from which lines are taken for as long as `taken` says so.
@@ -191,8 +206,8 @@ async fn terminated(pace: Pace) -> Outcome {
 
     // A connection may be closed for idleness just as its client sends the next request, which then has not run.
     let expect = Expect::everywhere(&["not connected", "closed", "answered"]);
-    ran.note("GET", &format!("/{download}"));
-    ran.note("POST", &format!("/{upload}"));
+    ran.note("GET", download);
+    ran.note("POST", upload);
     Ok(stage.close_without_gateway(&expect).await)
 }
 
