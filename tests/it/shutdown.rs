@@ -4,6 +4,7 @@
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use serde_json::json;
 use tokio::net::UnixDatagram;
 
@@ -221,6 +222,8 @@ async fn a_client_that_connects_to_a_dead_gateway_is_served_by_the_next() {
     let origin = Origin::echo().await;
     let mut gateway = Gateway::builder().activated().start(&to(&origin)).await;
     gateway.signal(Signal::SIGSTOP);
+    // Until then, it could still accept.
+    waitpid(gateway.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
     let mut client = gateway.client().await;
     client.start(&Request::get("/fn")).await;
 
