@@ -135,6 +135,16 @@ impl RequestCtx {
         route.map_or(limit, |route| route.min(limit)).0
     }
 
+    /// The reason for a time-out: the call's deadline, if that is over, which also cuts the others short.
+    pub(super) fn late(&self, error: GatewayError) -> GatewayError {
+        match error {
+            GatewayError::UpstreamTimeout | GatewayError::ConnectTimeout => {
+                self.remaining().err().unwrap_or(error)
+            }
+            other => other,
+        }
+    }
+
     /// What is left of the call's deadline; `Err` when nothing is.
     pub(super) fn remaining(&self) -> Result<Option<Duration>, GatewayError> {
         let Some(deadline) = self.function().and_then(|function| function.upstream.terms().deadline) else {

@@ -54,14 +54,15 @@ pub(super) async fn run(
 
     let repeat = Repeat::of(session);
     let called = attended(session, call(gateway, ctx, function, head, sealed, repeat)).await;
-    let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end())?;
+    let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end()).map_err(|error| ctx.late(error))?;
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
     ctx.reported = notice_refusal(session.req_header(), &mut resp, function).or(target.reported(&resp));
-    match target.reply(&resp) {
+    let answered = match target.reply(&resp) {
         Reply::Collected => collect(gateway, session, ctx, target, resp, line).await,
         Reply::Relayed => relay::run(gateway, session, ctx, target, resp, line).await,
-    }
+    };
+    answered.map_err(|error| ctx.late(error))
 }
 
 /// Answers when all of the function's answer is there.

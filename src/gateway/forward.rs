@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName};
 use http::request::Parts as ReqParts;
+use http::response::Parts as RespParts;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -211,6 +212,21 @@ fn address_value(address: IpAddr) -> HeaderValue {
         push(b'0' + octet % 10);
     }
     HeaderValue::from_bytes(&text[..length]).expect("addresses are visible ASCII")
+}
+
+/// Drops Pingora's second map, which remembers how the function wrote its names, before anything is set or removed. Those of common
+/// fields are written as usual, others in lower case, as over HTTP/2.
+pub(super) fn forget_spelling(resp: &mut ResponseHeader) -> pingora::Result<()> {
+    let placeholder = ResponseHeader::from(http::Response::new(()).into_parts().0);
+    let spelled = std::mem::replace(resp, placeholder);
+    // Most functions say what everybody says.
+    let own = spelled.get_reason_phrase().filter(|own| Some(*own) != spelled.status.canonical_reason());
+    let reason = own.map(str::to_owned);
+    *resp = ResponseHeader::from(RespParts::from(spelled));
+    match reason {
+        Some(reason) => resp.set_reason_phrase(Some(&reason)),
+        None => Ok(()),
+    }
 }
 
 /// Removes what belongs to the function's connection and not to the client's, and states the length once. Most answers have few

@@ -80,15 +80,10 @@ impl Gateway {
                 return fault::refused(refusal);
             }
             if wire.has_expired() {
-                return ctx.remaining().err().unwrap_or(GatewayError::UpstreamTimeout);
+                return ctx.late(GatewayError::UpstreamTimeout);
             }
         }
-        match fault::reason(error) {
-            late @ (GatewayError::UpstreamTimeout | GatewayError::ConnectTimeout) => {
-                ctx.remaining().err().unwrap_or(late)
-            }
-            reason => reason,
-        }
+        ctx.late(fault::reason(error))
     }
 }
 
@@ -286,6 +281,7 @@ impl ProxyHttp for Gateway {
             ctx.is_tunnel = true;
             return Ok(());
         }
+        forward::forget_spelling(resp)?;
         forward::tidy(resp)?;
         if resp.status.is_informational() {
             return Ok(());
