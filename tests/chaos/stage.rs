@@ -21,7 +21,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) const QUICK: Self =
-        Self { calm: Duration::from_millis(250), fault: Duration::from_millis(600) };
+        Self { calm: Duration::from_millis(150), fault: Duration::from_millis(600) };
     pub(crate) const FULL: Self =
         Self { calm: Duration::from_millis(1500), fault: Duration::from_millis(5000) };
 }
@@ -211,8 +211,17 @@ impl Stage {
 
     /// The fault is there, and lasts.
     pub(crate) async fn lasts(&mut self) {
+        self.lasts_for(self.pace.fault).await;
+    }
+
+    /// The same where less than the gateway's time limits would be mended by the network without anybody noticing.
+    pub(crate) async fn outlasts_time_limits(&mut self) {
+        self.lasts_for(self.pace.fault.max(BEYOND_TIME_LIMITS)).await;
+    }
+
+    async fn lasts_for(&mut self, time: Duration) {
         self.in_effect.get_or_insert_with(Instant::now);
-        sleep(self.pace.fault).await;
+        sleep(time).await;
         self.fading = Some(Instant::now());
     }
 
@@ -425,5 +434,7 @@ const MORE_DESCRIPTORS: usize = 20;
 const MORE_KIBIBYTES: usize = 8 * 1024;
 /// What another process on the machine may cost.
 const SLOWER_BY: Duration = Duration::from_millis(500);
+/// A struck route's `timeout` is a second, and so is its `connect_timeout`.
+const BEYOND_TIME_LIMITS: Duration = Duration::from_millis(2500);
 /// Codes that say that the function was never asked.
 const NEVER_SENT: [&str; 4] = ["upstream_connect", "connect_timeout", "upstream_resolve", "overloaded"];

@@ -119,7 +119,7 @@ async fn stands_still(pace: Pace) -> Outcome {
 
     stage.calm().await;
     function.signal(Signal::SIGSTOP);
-    stage.lasts().await;
+    stage.outlasts_time_limits().await;
     // It now does what nobody waits for any more; that counts as done once.
     function.signal(Signal::SIGCONT);
     stage.heals().await;

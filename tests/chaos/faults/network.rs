@@ -34,7 +34,7 @@ async fn filtered(verdict: &'static str, expect: Expect, pace: Pace) -> Outcome 
 
     stage.calm().await;
     change(&format!("nft add rule inet chaos packets tcp dport {port} {verdict}")).await?;
-    stage.lasts().await;
+    stage.outlasts_time_limits().await;
     change("nft delete table inet chaos").await?;
     stage.heals().await;
 
@@ -48,7 +48,7 @@ async fn cut(pace: Pace) -> Outcome {
 
     stage.calm().await;
     change("ip link set chaos0 down").await?;
-    stage.lasts().await;
+    stage.outlasts_time_limits().await;
     change("ip link set chaos0 up").await?;
     stage.heals().await;
 
