@@ -1,6 +1,6 @@
 //! `RequestCtx`: what one request has learned so far.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,8 +73,6 @@ pub(super) struct Match {
 pub(super) struct Attempts {
     pub(super) count: u32,
     pub(super) lease: Option<Lease>,
-    /// Where no connection could be made.
-    pub(super) unreachable: Option<SocketAddr>,
     pub(super) reused: Option<bool>,
     /// When the current attempt began, and when the first one did.
     pub(super) began: Option<Instant>,
@@ -178,12 +176,13 @@ impl Drop for RequestCtx {
 }
 
 impl Attempts {
-    /// Begins an attempt on the address whose turn it is, but not on the one that could not be reached.
+    /// Begins an attempt on the address whose turn it is. After one that failed it is another address, if there is another:
+    /// who dies closes its connections first and refuses new ones then.
     pub(super) fn begin(&mut self, upstream: &Upstream, purpose: Use) -> Result<&Lease, GatewayError> {
         // First the slot of a failed attempt is given back. Its connection is gone, so that whoever takes the slot next dials, and
         // does not come upon another dead connection.
-        self.lease = None;
-        let lease = match self.unreachable {
+        let failed = self.lease.take().as_ref().map(Lease::address);
+        let lease = match failed {
             Some(failed) => upstream.lease_elsewhere(failed),
             None => upstream.lease(),
         }?;
@@ -201,12 +200,6 @@ impl Attempts {
         self.interim = 0;
         self.ended = None;
         Ok(self.lease.insert(lease))
-    }
-
-    /// No connection could be made.
-    pub(super) fn not_connected(&mut self) {
-        self.unreachable = self.lease.as_ref().map(Lease::address);
-        self.end();
     }
 
     pub(super) fn connected(&mut self, reused: bool, metrics: &RouteMetrics) {

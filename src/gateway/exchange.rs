@@ -241,7 +241,7 @@ async fn attempt(
 ) -> Result<(ResponseHeader, Line), Failure> {
     let connected = gateway.connector.get_http_session(&*peer).await;
     let (mut upstream, reused) = connected.map_err(|e| {
-        ctx.upstream.not_connected();
+        ctx.upstream.end();
         let retry = (function.upstream.address_count() > 1).then_some(Retry::Connect);
         Failure { error: explain(e), retry }
     })?;

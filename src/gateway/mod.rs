@@ -176,7 +176,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        ctx.upstream.not_connected();
+        ctx.upstream.end();
         // Nothing was sent, so another address may be tried, whatever the method.
         let elsewhere =
             ctx.function().filter(|function| ctx.upstream.count < 2 && function.upstream.address_count() > 1);

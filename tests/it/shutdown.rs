@@ -4,6 +4,7 @@
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use serde_json::json;
 use tokio::net::UnixDatagram;
 
@@ -256,6 +257,21 @@ async fn a_socket_of_the_service_manager_is_taken_over() {
     let gateway = Gateway::builder().activated().start(&to(&origin)).await;
 
     assert_eq!(gateway.get("/fn").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_connects_to_a_dead_gateway_is_served_by_the_next() {
+    let origin = Origin::echo().await;
+    let mut gateway = Gateway::builder().activated().start(&to(&origin)).await;
+    gateway.signal(Signal::SIGSTOP);
+    // Until then, it could still accept.
+    waitpid(gateway.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+
+    gateway.kill_and_restart().await;
+
+    assert_eq!(client.response("GET").await.status(), 200);
 }
 
 #[tokio::test]

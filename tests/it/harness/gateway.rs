@@ -168,6 +168,16 @@ impl Gateway {
         after.counter("fngate_config_last_reload_successful", &[]) == 1.0
     }
 
+    /// Kills the process and starts another in its place, as a service manager does: on the same ports, with the same file and
+    /// the same inherited socket. Returns when it is ready.
+    pub(crate) async fn kill_and_restart(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.exit().await;
+        (self.child, self.stdout, self.stderr) = self.builder.launch(&self.home, self.listener.as_ref());
+        let status = self.ready().await;
+        assert!(status.is_ok(), "the gateway ended with {status:?} instead of serving again");
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
