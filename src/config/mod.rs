@@ -33,7 +33,7 @@ use self::report::Found;
 pub use self::report::{Finding, Report, Style};
 use self::shape::{Seen, Shape};
 use self::source::{Exposure, Source};
-use self::tree::{Entry, Node, Span};
+use self::tree::{Entry, Node, Span, looks_like_a_key};
 use crate::diag::{Diagnostic, Diagnostics, Holds, Invalid, Part, Place, Scope, Severity, Step};
 use crate::snapshot::{Plan, Route, Settings};
 
@@ -296,36 +296,40 @@ fn is_around(place: &Place, pruned: &[Place]) -> bool {
     pruned.iter().any(|gone| gone.file == place.file && gone.steps.starts_with(&place.steps))
 }
 
-/// What of a line that was not understood may be a secret, by the keys that stand in it and above it.
+/// What of a line that was not understood may be a secret, by the keys that stand in it, above it and beside it.
 fn secret_near(source: &Source, fault: Span) -> Option<Span> {
     let mut secret_keys = Vec::new();
     SHAPES.main.secret_keys(&mut secret_keys);
     let number = source.line_of(fault.start);
     let line = source.line(number);
     let text = &source.text[line.clone()];
+    let from = |start: usize| Span { file: fault.file, start: line.start + start, end: line.end };
     let behind_colon = |start: usize| {
         let value = text[start..].find(':').map_or(start, |colon| start + colon + 1);
-        let blanks = text[value..].len() - text[value..].trim_start().len();
-        Span { file: fault.file, start: line.start + value + blanks, end: line.end }
+        from(value + text[value..].len() - text[value..].trim_start().len())
     };
     let after_key = |key: &String| Some(text.find(key.as_str())? + key.len());
     if let Some(start) = secret_keys.iter().filter_map(after_key).min() {
         return Some(behind_colon(start));
     }
-    let mut indent = text.len() - text.trim_start().len();
+    let mut indent = indent_of(text);
     for number in (0..number).rev() {
         let above = &source.text[source.line(number)];
-        let key = above.trim_start();
-        let above_indent = above.len() - key.len();
-        if key.is_empty() || above_indent >= indent {
+        // What stands further to the left begins an outer mapping; what is inside of others is none of this line's business.
+        if above.trim().is_empty() || indent_of(above) > indent {
             continue;
         }
-        indent = above_indent;
-        if secret_keys.iter().any(|secret| key.contains(secret.as_str())) {
-            return Some(behind_colon(0));
+        indent = indent_of(above);
+        if secret_keys.iter().any(|secret| above.contains(secret.as_str())) {
+            let key = text.trim_start().split(':').next().unwrap_or_default();
+            return Some(if looks_like_a_key(key) { behind_colon(0) } else { from(indent_of(text)) });
         }
     }
     None
+}
+
+fn indent_of(line: &str) -> usize {
+    line.len() - line.trim_start().len()
 }
 
 /// The number of the file that was asked for.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
 
-use super::tree::{Entry, Mapping, Node, Span, Value};
+use super::tree::{Entry, Mapping, Node, Span, Value, looks_like_a_key};
 
 /// What a file cannot hold, whatever its keys mean.
 pub(super) struct Refusal {
@@ -24,7 +24,7 @@ pub(super) struct Parsed {
     /// Missing when the document is empty, or when it was given up.
     pub(super) root: Option<Rc<Node>>,
     pub(super) refusals: Vec<Refusal>,
-    /// Values that are not in the tree because their keys were refused. Nobody knows whether they are secrets.
+    /// What is not in the tree: keys that were refused, and their values. Nobody knows whether they are secrets.
     pub(super) dropped: Vec<Span>,
 }
 
@@ -211,6 +211,9 @@ impl<'t> Builder<'t> {
                     other => {
                         *key = PendingKey::Refused;
                         let message = format!("a key is text, this is {}", other.kind());
+                        if node.is_container() || node.span.end - node.span.start >= SHORTEST_SECRET {
+                            self.dropped.push(node.span);
+                        }
                         let is_written = !node.is_container() && !matches!(other, Value::Null);
                         let hint = is_written.then_some("in quotes it is text");
                         self.refuse(node.span, message, hint);
@@ -225,7 +228,10 @@ impl<'t> Builder<'t> {
         for Entry { key, key_span, .. } in entries {
             if let Some(first) = seen.get(&**key) {
                 let line = self.cursor.text[..first.start].matches('\n').count() + 1;
-                let message = format!("the key `{key}` is given twice");
+                let message = match looks_like_a_key(key) {
+                    true => format!("the key `{key}` is given twice"),
+                    false => "this key is given twice".to_owned(),
+                };
                 self.refuse(*key_span, message, Some(&format!("the first one is in line {line}")));
             } else {
                 seen.insert(key, *key_span);
@@ -386,3 +392,5 @@ const MOST_NODES: u32 = 1_000_000;
 /// Every alias that is written.
 const MOST_ALIASES: u32 = 10_000;
 const MOST_REFUSALS: usize = 100;
+/// A number of fewer characters may be shown where a key belongs.
+const SHORTEST_SECRET: usize = 8;

@@ -252,12 +252,12 @@ fn excerpt(source: &Source, line: usize, span: Span, secrets: &[Span]) -> Excerp
     let on_line =
         |secret: &&Span| secret.file == span.file && secret.start < bounds.end && secret.end > bounds.start;
     let text = &source.text[bounds.clone()];
-    let in_uris = passwords(text).chain(queries(text)).map(|at| Span {
+    let in_text = passwords(text).chain(queries(text)).chain(pasted_key(text)).map(|at| Span {
         file: span.file,
         start: bounds.start + at.start,
         end: bounds.start + at.end,
     });
-    let secrets: Vec<Span> = secrets.iter().filter(on_line).copied().chain(in_uris).collect();
+    let secrets: Vec<Span> = secrets.iter().filter(on_line).copied().chain(in_text).collect();
     let mut out = Excerpt { line: String::new(), marked: 0..0 };
     let first = bounds
         .start
@@ -329,6 +329,11 @@ fn queries(text: &str) -> Vec<Range<usize>> {
     found
 }
 
+/// A key that stands where its file's name belongs.
+fn pasted_key(text: &str) -> Option<Range<usize>> {
+    text.find("-----BEGIN").map(|start| start..text.len())
+}
+
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
 /// Where a long line begins to be shown, so that what is meant is in sight.
@@ -357,9 +362,11 @@ fn visible(text: &str) -> String {
     out
 }
 
-/// A text about the file, without the queries of its URIs.
+/// A text about the file, without the queries of its URIs and without keys.
 fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
+    let key = pasted_key(text);
+    let text = key.as_ref().map_or(text, |key| &text[..key.start]);
     let mut at = 0;
     for query in queries(text) {
         out.push_str(&text[at..query.start]);
@@ -367,6 +374,7 @@ fn shown(text: &str) -> String {
         at = query.end;
     }
     out.push_str(&text[at..]);
+    out.push_str(key.map_or("", |_| HIDDEN));
     visible(&out)
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::hints::Meant;
 use super::schema::{SECRET, WHOLE};
-use super::tree::{Entry, Mapping, Node, Span, Value};
+use super::tree::{Entry, Mapping, Node, Span, Value, looks_like_a_key};
 use crate::diag::{Place, Scope, did_you_mean};
 
 /// What a value may be; several at once where a file may write it in several ways.
@@ -151,8 +151,7 @@ impl Shape {
     /// Keys that hold secrets, and keys of mappings of which any value may be one.
     pub(super) fn secret_keys(&self, found: &mut Vec<String>) {
         for (key, shape) in self.keys() {
-            let is_map_of_secrets = matches!(&shape.keys, Some(Keys::Map(value)) if value.is_secret);
-            if shape.is_secret || is_map_of_secrets {
+            if shape.is_secret || shape.is_map_of_secrets() {
                 found.push(key.to_owned());
             }
             shape.secret_keys(found);
@@ -163,7 +162,11 @@ impl Shape {
     pub(super) fn holds_secrets(&self) -> bool {
         let mut found = Vec::new();
         self.secret_keys(&mut found);
-        self.is_secret || !found.is_empty()
+        self.is_secret || self.is_map_of_secrets() || !found.is_empty()
+    }
+
+    fn is_map_of_secrets(&self) -> bool {
+        matches!(&self.keys, Some(Keys::Map(value)) if value.is_secret)
     }
 
     /// Records every fault of the value and of all below it.
@@ -359,8 +362,16 @@ impl Keys {
                 known
             }
             Keys::Map(shape) => {
-                for Entry { key, value, .. } in &mapping.entries {
-                    check_map_value(shape, value, &scope.key(key), seen);
+                for Entry { key, key_span, value } in &mapping.entries {
+                    let scope = scope.key(key);
+                    if shape.is_secret && key.contains(char::is_whitespace) {
+                        seen.secrets.push(*key_span);
+                        hide_text(value, seen);
+                        let hint = "write `key: value`".to_owned();
+                        scope.reject_unnamed_key("a key with a blank in it", Some(hint));
+                    } else {
+                        check_map_value(shape, value, &scope, seen);
+                    }
                 }
                 return;
             }
@@ -388,14 +399,6 @@ impl Keys {
     }
 }
 
-/// Whether it may be a misspelt key, rather than a secret in the place of one.
-fn looks_like_a_key(text: &str) -> bool {
-    let is_plain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    (1..=LONGEST_KEY).contains(&text.len()) && text.bytes().all(is_plain)
-}
-
-const LONGEST_KEY: usize = 64;
-
 /// A literal in a mapping of secrets, such as one header of many, is hidden but not counted as a credential.
 fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut Seen) {
     let credentials = seen.credentials.len();
@@ -413,9 +416,10 @@ pub(super) fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String 
 fn hide(node: &Node, seen: &mut Seen) {
     match &node.value {
         Value::Mapping(mapping) => {
-            for Entry { key, value, .. } in &mapping.entries {
-                if !matches!(&**key, "env" | "file" | "credential") || value.is_container() {
-                    hide(value, seen);
+            for entry in &mapping.entries {
+                if !matches!(&*entry.key, "env" | "file" | "credential") || entry.value.is_container() {
+                    hide_key(entry, seen);
+                    hide(&entry.value, seen);
                 }
             }
         }
@@ -428,8 +432,19 @@ fn hide(node: &Node, seen: &mut Seen) {
 fn hide_text(node: &Node, seen: &mut Seen) {
     match &node.value {
         Value::Text(_) => seen.secrets.push(node.span),
-        Value::Mapping(mapping) => mapping.entries.iter().for_each(|entry| hide_text(&entry.value, seen)),
+        Value::Mapping(mapping) => {
+            for entry in &mapping.entries {
+                hide_key(entry, seen);
+                hide_text(&entry.value, seen);
+            }
+        }
         Value::List(items) => items.iter().for_each(|item| hide_text(item, seen)),
         Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {}
+    }
+}
+
+fn hide_key(entry: &Entry, seen: &mut Seen) {
+    if !looks_like_a_key(&entry.key) {
+        seen.secrets.push(entry.key_span);
     }
 }

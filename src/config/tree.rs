@@ -162,6 +162,17 @@ impl Value {
     }
 }
 
+/// Whether a text may be a key, if a misspelt one, rather than a secret that stands where a key belongs.
+pub(super) fn looks_like_a_key(text: &str) -> bool {
+    let is_plain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_');
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    (1..=LONGEST_KEY).contains(&text.len()) && digits <= MOST_DIGITS && text.bytes().all(is_plain)
+}
+
+/// Beyond those of the keys there are.
+const LONGEST_KEY: usize = 24;
+const MOST_DIGITS: usize = 3;
+
 fn number(text: &str) -> Option<Value> {
     let radix = |digits: &str, radix| i128::from_str_radix(digits, radix).ok().map(Value::Integer);
     let is_plain = |digits: &str| !digits.starts_with(['+', '-']);

@@ -9,7 +9,7 @@ use super::grammar::{BARE_CR, BARE_LF, TOKEN, VALUE, bad, is};
 
 /// Follows one chunked body.
 #[derive(Debug, Default)]
-pub(super) struct Scanner {
+pub struct Scanner {
     state: State,
     /// Size of the chunk whose line is being read, then what is left of its data.
     left: u64,
@@ -21,10 +21,10 @@ pub(super) struct Scanner {
 
 /// What a piece meant.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Progress {
+pub struct Progress {
     /// This many bytes belong to the body; the rest is another message.
-    pub(super) used: usize,
-    pub(super) ended: bool,
+    pub used: usize,
+    pub ended: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ enum State {
 
 impl Scanner {
     /// Takes the next piece. After a refusal the scanner is of no further use.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
         let mut at = 0;
         while at < bytes.len() && self.state != State::Ended {
             if self.state == State::Data {

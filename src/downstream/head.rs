@@ -37,15 +37,15 @@ impl Default for HeadLimits {
 
 /// What the bytes after the head depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) framing: Framing,
+pub struct Head {
+    pub framing: Framing,
     /// The request asks for a WebSocket in the one form that is allowed.
-    pub(super) upgrade: bool,
+    pub upgrade: bool,
 }
 
 /// Where the request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     /// With its head.
     None,
     Length(u64),
@@ -53,7 +53,7 @@ pub(super) enum Framing {
 }
 
 /// Judges the head that `bytes` begin with, which must be complete, and says how long it is.
-pub(super) fn check(bytes: &[u8], limits: &HeadLimits) -> Result<(Head, usize), Refusal> {
+pub fn check(bytes: &[u8], limits: &HeadLimits) -> Result<(Head, usize), Refusal> {
     let (line, mut rest) = split_line(bytes);
     let line = line.strip_suffix(b"\r").ok_or(BARE_LF)?;
     if line.len() > limits.request_line {

@@ -22,8 +22,9 @@ use std::time::Duration;
 
 pub use accept::{FAREWELL, Front};
 pub use answer::RequestId;
+pub use chunked::{Progress, Scanner};
 pub use grammar::authority_is_valid;
-pub use head::{HeadLimits, check_http2};
+pub use head::{Framing, Head, HeadLimits, check, check_http2};
 pub use wire::Wire;
 
 /// On which terms connections are served. Those that are open keep the terms they were accepted under.

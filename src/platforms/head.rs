@@ -225,4 +225,50 @@ mod tests {
         check("X-OpenFunction-Status", "load", Verdict::Answered);
         check("X-Function-Status", "crash", Verdict::Answered);
     }
+    proptest::proptest! {
+        /// What a function is sent can be read back into what the client meant, and is below the function's own path.
+        #[test]
+        fn what_is_sent_parses_back_to_what_was_meant(
+            name in "[ -~é]{1,12}",
+            suffix in "([a-z%20./;=~-]|%[2-7][0-9A-F]){0,16}",
+            query in "[a-z0-9=&%?/+]{0,12}",
+        ) {
+            let sent_name = uri::encode_segment(&name);
+            let path = format!("/fn/{sent_name}/{suffix}");
+            if uri::check_path(&path).is_err() {
+                return Ok(());
+            }
+            let places = [4..4 + sent_name.len()];
+            let call = Call {
+                method: &http::Method::GET,
+                suffix: Some(&suffix),
+                parameters: crate::platforms::template::Parameters::new(&path, &places),
+                query: Some(&query),
+                path: &path,
+                origin: crate::platforms::Origin { scheme: crate::values::Scheme::Http, authority: "" },
+                request_id: "",
+                client: std::net::Ipv4Addr::LOCALHOST.into(),
+            };
+            let route = crate::platforms::template::Route { parameters: &["name"], has_suffix: true };
+            let names = Names { route, allow: Default::default() };
+            let target = TargetPath::compile("/base/{name}/run", Some("code=k".to_owned()), &names).unwrap();
+            let mut req = RequestHeader::build("GET", b"/", None).unwrap();
+            if target.apply(&call, &mut req).is_ok() {
+                let sent: http::Uri = std::str::from_utf8(req.raw_path()).unwrap().parse().unwrap();
+                let mut segments = sent.path().splitn(5, '/').skip(1);
+                let meant = Some(name.clone());
+                proptest::prop_assert_eq!(segments.next(), Some("base"));
+                proptest::prop_assert_eq!(segments.next().and_then(decoded), meant);
+                proptest::prop_assert_eq!(segments.next(), Some("run"));
+                proptest::prop_assert_eq!(segments.next(), Some(&*suffix));
+                let sent_query = sent.query().and_then(|query| query.strip_prefix("code=k"));
+                let clients = sent_query.map(|query| query.strip_prefix('&').unwrap_or(query));
+                proptest::prop_assert_eq!(clients, Some(&*query));
+            }
+        }
+    }
+
+    fn decoded(segment: &str) -> Option<String> {
+        percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned)
+    }
 }

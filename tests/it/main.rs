@@ -66,6 +66,8 @@ mod reload;
 mod reload_storm;
 /// Hosts, paths, methods, suffixes, queries.
 mod routing;
+/// What must never be seen, searched for in all output.
+mod secrets;
 /// Start, readiness, the service manager, the end.
 mod shutdown;
 /// Bodies piece by piece, 1xx, WebSocket, bodies that break off.
