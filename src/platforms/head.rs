@@ -258,7 +258,7 @@ mod tests {
                 let sent: http::Uri = std::str::from_utf8(req.raw_path()).unwrap().parse().unwrap();
                 let mut segments = sent.path().splitn(5, '/').skip(1);
                 proptest::prop_assert_eq!(segments.next(), Some("base"));
-                proptest::prop_assert_eq!(segments.next().and_then(decoded).as_deref(), Some(&*name));
+                proptest::prop_assert_eq!(segments.next().and_then(decoded), Some(name));
                 proptest::prop_assert_eq!(segments.next(), Some("run"));
                 proptest::prop_assert_eq!(segments.next(), Some(&*suffix));
                 let sent_query = sent.query().and_then(|query| query.strip_prefix("code=k"));
