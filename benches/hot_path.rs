@@ -214,6 +214,7 @@ fn access_log(c: &mut Criterion) {
         client: Some(LOCALHOST),
         protocol: Version::HTTP_11,
         cold: None,
+        queued: None,
         activation_id: None,
     };
     c.bench_function("access_log/line", |b| b.iter(|| log.record(black_box(&entry))));

@@ -11,19 +11,21 @@ use pingora::apps::HttpServerOptions;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
 use pingora::listeners::tls::Acceptor;
+use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::{Admin, Status};
-use crate::downstream::{Front, HeadLimits, Observer, Terms};
+use crate::downstream::{FAREWELL, Front, Observer, Terms};
 use crate::gateway::Gateway;
 use crate::listen::Inherited;
 use crate::reload::{self, Reloader};
 use crate::snapshot::{Plan, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::ServerIdentities;
+use crate::upgrade::{Predecessor, Succession};
 use crate::upstream::Keepalive;
 use crate::upstream::resolve::Resolver;
 
@@ -34,10 +36,11 @@ pub struct App {
     files: Vec<PathBuf>,
     listeners: Vec<(TcpListener, Option<Arc<ServerIdentities>>)>,
     admin: TcpListener,
+    predecessor: Option<Predecessor>,
 }
 
 impl App {
-    /// Binds every listener, or takes it over from systemd.
+    /// Binds every listener, or takes it over from systemd or the process before.
     pub fn bind(plan: Plan, path: &Path, files: Vec<PathBuf>) -> anyhow::Result<Self> {
         if let Some(warning) = check_system_roots()? {
             log::warn!("{warning}");
@@ -51,9 +54,10 @@ impl App {
         }
         let admin = inherited.take_or_bind(plan.settings.admin.address).context("the admin listener")?;
         for address in inherited.unclaimed() {
-            log::warn!("the service manager passed a socket on {address}, but no listener has this address");
+            log::warn!("there is a socket handed over on {address}, but no listener has this address");
         }
-        Ok(App { plan, path: path.to_owned(), files, listeners, admin })
+        let predecessor = inherited.predecessor().map(Predecessor::new);
+        Ok(App { plan, path: path.to_owned(), files, listeners, admin, predecessor })
     }
 
     /// Serves until a signal ends it and the last request is answered.
@@ -65,18 +69,24 @@ impl App {
             .build()
             .context("cannot start the runtime")?;
         let result = runtime.block_on(self.serve());
-        // What is still blocking somewhere must not hold up the end.
+        // What is still blocking somewhere must not hold up the end. What is still waiting gets its line.
         runtime.shutdown_timeout(Duration::from_millis(100));
+        if result.as_ref().is_ok_and(|access_log| !access_log.flush(LOG_FLUSH)) {
+            log::warn!("lines of the access log were lost: its sink did not take them in time");
+        }
         // How it ended is said last.
         log::logger().flush();
-        result
+        result.map(drop)
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
-        let App { plan, path, files, listeners, admin } = self;
+    /// Returns where requests are still written that are dropped with the runtime.
+    async fn serve(self) -> anyhow::Result<AccessLog> {
+        let App { plan, path, files, listeners, admin, predecessor } = self;
         // Received from the very start: a signal that nobody receives ends the process.
         let (hangup, reopening) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
         let mut stop = Stop::listen()?;
+        let sockets = listeners.iter().map(|(listener, _)| listener).chain([&admin]);
+        let mut succession = Succession::offer(sockets).context("the listeners cannot be shared")?;
         let metrics = Metrics::new();
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
             .context("cannot open the access log")?;
@@ -98,7 +108,7 @@ impl App {
         });
         let connector = Connector::new(Some(ConnectorOptions::from_server_conf(&conf)));
         let gateway = Gateway::new(Arc::clone(&snapshot), metrics.clone(), access_log.clone(), connector);
-        let observer = gateway.observer();
+        let (observer, leaving) = (gateway.observer(), gateway.leaving());
         let proxy = proxy(&conf, gateway, &snapshot.load());
 
         let (shutdown, stopping) = watch::channel(false);
@@ -106,6 +116,9 @@ impl App {
         let mut addresses = Vec::new();
         let mut identities = Vec::new();
         let mut accepting = tokio::task::JoinSet::new();
+        if let Some(predecessor) = predecessor {
+            predecessor.relieve().await?;
+        }
         for (listener, tls) in listeners {
             let acceptor = tls.as_ref().map(|identities| Arc::new(acceptor(Arc::clone(identities))));
             addresses.extend(listener.local_addr());
@@ -138,35 +151,52 @@ impl App {
             }),
             hosts: snapshot.load().settings.admin.hosts.clone(),
         };
-        watch_over("the admin listener", tokio::spawn(admin_page.serve(admin)));
+        status.bound(&addresses);
+        let admin_page = tokio::spawn(admin_page.serve(admin));
+        let looking = admin_page.abort_handle();
+        watch_over("the admin listener", admin_page);
         let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
         tokio::spawn(reopen(access_log.clone(), reopening));
-        feed_watchdog();
+        let watchdog = feed_watchdog();
 
-        status.bound(&addresses);
         notify_ready(&snapshot.load());
-        stop.wait(&mut accepting).await?;
-
-        log::info!("stopping");
-        status.draining();
-        notify(&[sd_notify::NotifyState::Stopping]);
+        let end = tokio::select! {
+            ended = stop.wait(&mut accepting) => ended.map(|()| End::Stopped)?,
+            () = succession.completed() => End::Succeeded,
+        };
+        // The sockets are closed with the last who holds them.
+        drop(succession);
         reloading.abort();
-        let grace = snapshot.load().settings.shutdown_grace;
+        leaving.announce();
+        let mut patience = snapshot.load().settings.shutdown_grace;
+        match end {
+            End::Stopped => {
+                log::info!("stopping");
+                status.draining();
+                notify(&[sd_notify::NotifyState::Stopping]);
+                if stop.signalled_within(snapshot.load().settings.drain_delay).await {
+                    log::warn!("{IN_A_HURRY}");
+                    patience = Duration::ZERO;
+                }
+            }
+            End::Succeeded => {
+                // Whoever looks, and the manager, hear from the other process only.
+                looking.abort();
+                watchdog.inspect(tokio::task::JoinHandle::abort);
+            }
+        }
         shutdown.send_replace(true);
         while accepting.join_next().await.is_some() {}
         let over = async {
-            if tokio::time::timeout(grace, stop.signalled()).await.is_ok() {
-                log::warn!("signalled again: what is left is not waited for");
+            if stop.signalled_within(patience).await {
+                log::warn!("{IN_A_HURRY}");
             }
         };
-        match front.drain(over).await {
+        match front.drain(leaving.quiet(FAREWELL), over).await {
             0 => log::info!("stopped"),
             cut => log::warn!("stopped; {cut} connections were cut"),
         }
-        if !access_log.flush(LOG_FLUSH) {
-            log::warn!("lines of the access log were lost: its sink did not take them in time");
-        }
-        Ok(())
+        Ok(access_log)
     }
 }
 
@@ -175,16 +205,25 @@ fn proxy(conf: &Arc<ServerConf>, gateway: Gateway, snapshot: &Snapshot) -> HttpP
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = Some(snapshot.settings.limits.idle_timeout);
     proxy.server_options = Some(options);
+    let limits = &snapshot.settings.limits;
+    let mut http2 = default_h2_options();
+    http2.max_concurrent_streams(limits.http2_streams);
+    let list = limits.head.whole + LIST_OVERHEAD;
+    http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
+    proxy.h2_options = Some(http2);
     proxy
 }
 
 fn terms(snapshot: &Snapshot, observer: &Arc<dyn Observer>) -> Terms {
     let limits = &snapshot.settings.limits;
     Terms {
-        head: HeadLimits::default(),
+        head: limits.head.clone(),
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
         connections: limits.connections,
+        requests_per_connection: limits.requests_per_connection,
+        min_rate: limits.min_rate,
+        control_frames: limits.http2_control_frames,
         observer: Arc::clone(observer),
     }
 }
@@ -234,6 +273,13 @@ pub fn check_system_roots() -> anyhow::Result<Option<&'static str>> {
     Ok(store.is_empty().then_some(warning))
 }
 
+/// Why the process ends.
+enum End {
+    Stopped,
+    /// Another one serves.
+    Succeeded,
+}
+
 /// The signals that end the process.
 struct Stop {
     terminate: Signal,
@@ -265,6 +311,11 @@ impl Stop {
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Waits this long at most; false when there was no signal.
+    async fn signalled_within(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.signalled()).await.is_ok()
+    }
 }
 
 /// Reports the end of what should not end before the process does.
@@ -288,15 +339,15 @@ async fn reopen(access_log: AccessLog, mut signal: Signal) {
 }
 
 /// Fed from the runtime that serves requests: when that hangs, systemd notices.
-fn feed_watchdog() {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
-    tokio::spawn(async move {
+fn feed_watchdog() -> Option<tokio::task::JoinHandle<()>> {
+    let limit = sd_notify::watchdog_enabled()?;
+    Some(tokio::spawn(async move {
         let mut interval = tokio::time::interval(limit / 3);
         loop {
             interval.tick().await;
             notify(&[sd_notify::NotifyState::Watchdog]);
         }
-    });
+    }))
 }
 
 fn notify_ready(snapshot: &Snapshot) {
@@ -313,5 +364,8 @@ pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
 
 /// How long the start waits for names. What does not resolve by then is a warning, and its route answers 502.
 const NAMES_AT_START: Duration = Duration::from_secs(1);
+const IN_A_HURRY: &str = "signalled again: what is left is not waited for";
+/// A list of fields counts 32 bytes more for each (RFC 9113 section 6.5.2); what is over our own limits gets our own answer.
+const LIST_OVERHEAD: usize = 32 * 1024;
 const POOL_SURPLUS: usize = 4096;
 const LOG_FLUSH: Duration = Duration::from_secs(2);

@@ -35,7 +35,8 @@ enum Verb {
     /// Serve the routes of a configuration file (the default verb)
     ///
     /// A changed file is loaded by itself, and on SIGHUP; a faulty one changes nothing. SIGUSR1 opens the access log's file anew.
-    /// SIGTERM and SIGINT close the listeners and finish what is in flight, for as long as `shutdown_grace` allows.
+    /// SIGUSR2 starts the installed binary anew, which takes the listeners over. SIGTERM and SIGINT close the listeners after
+    /// `drain_delay` and finish what is in flight, for as long as `shutdown_grace` allows.
     Run(RunArgs),
     /// Do everything a start does except listen, and say what is wrong
     ///

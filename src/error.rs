@@ -53,6 +53,10 @@ pub enum GatewayError {
     Overloaded,
     Draining,
     ClientGone,
+    /// The client took too little of its answer.
+    ClientSlow,
+    /// The client keeps the gateway busy with frames that carry nothing.
+    ClientFlood,
     /// A fault of our own; the request ends, the process does not.
     Internal,
 }
@@ -105,7 +109,7 @@ impl GatewayError {
             BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
-            RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            RequestTimeout | ClientSlow => StatusCode::REQUEST_TIMEOUT,
             UpstreamConnect | UpstreamTls | UpstreamResolve => StatusCode::BAD_GATEWAY,
             UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoCredential => {
                 StatusCode::BAD_GATEWAY
@@ -117,6 +121,7 @@ impl GatewayError {
             UpstreamTimeout | ConnectTimeout | Deadline => StatusCode::GATEWAY_TIMEOUT,
             ColdStart | Overloaded | Draining => StatusCode::SERVICE_UNAVAILABLE,
             ClientGone => CLIENT_CLOSED_REQUEST,
+            ClientFlood => StatusCode::TOO_MANY_REQUESTS,
             Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -152,6 +157,8 @@ impl GatewayError {
             Overloaded => "overloaded",
             Draining => "draining",
             ClientGone => "client_gone",
+            ClientSlow => "client_slow",
+            ClientFlood => "client_flood",
             Internal => "internal",
         }
     }
@@ -160,7 +167,7 @@ impl GatewayError {
         use GatewayError::*;
         match self {
             NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadPath | BodyTooLarge | HeadersTooLarge
-            | UnsupportedCoding | RequestTimeout | ClientGone => Blame::Client,
+            | UnsupportedCoding | RequestTimeout | ClientGone | ClientSlow | ClientFlood => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
             | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoFunction
             | Throttled(_) | PlatformError(_) | ColdStart => Blame::Upstream,
@@ -201,6 +208,8 @@ impl GatewayError {
             Overloaded => "the gateway is at its limit",
             Draining => "the gateway is shutting down",
             ClientGone => "the client closed the connection",
+            ClientSlow => "the client did not take its answer in time",
+            ClientFlood => "the client sent too many frames that carry nothing",
             Internal => "the gateway failed",
         }
     }

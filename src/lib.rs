@@ -32,3 +32,4 @@ pub mod cli;
 pub mod demo;
 pub mod listen;
 pub mod reload;
+pub mod upgrade;

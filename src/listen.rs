@@ -1,20 +1,32 @@
-//! Sockets to listen on: taken from the service manager, or bound here. Either way they exist before anything else starts.
+//! Sockets to listen on: taken from the service manager or from the process before, or bound here. Either way they exist before
+//! anything else starts.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, bail};
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Listeners that systemd has bound for us, found again by their addresses.
-pub struct Inherited(Vec<TcpListener>);
+/// Listeners that somebody else has bound for us, found again by their addresses.
+pub struct Inherited {
+    listeners: Vec<TcpListener>,
+    predecessor: Option<UnixStream>,
+}
 
 impl Inherited {
     pub fn from_env() -> anyhow::Result<Self> {
         let mut descriptors = ListenFd::from_env();
         let mut listeners = Vec::new();
-        for index in 0..descriptors.len() {
-            let number = index + FIRST_DESCRIPTOR;
+        let mut count = descriptors.len();
+        let mut predecessor = None;
+        if std::env::var_os(FROM_PREDECESSOR).is_some() {
+            count = count.checked_sub(1).context("the process before passed nothing")?;
+            let (family, kind) = (Domain::UNIX.into(), Type::STREAM.into());
+            predecessor = descriptors.take_custom(count, family, kind, "channel")?;
+        }
+        for (index, number) in (0..count).zip(FIRST_DESCRIPTOR..) {
             let listener = descriptors.take_tcp_listener(index).with_context(|| {
                 format!("the service manager passed descriptor {number}, which is no TCP socket (`ListenStream=` with an address is)")
             })?;
@@ -26,20 +38,20 @@ impl Inherited {
             }
             listeners.push(listener);
         }
-        Ok(Inherited(listeners))
+        Ok(Inherited { listeners, predecessor })
     }
 
     /// The inherited listener for this address, or a new one.
     pub fn take_or_bind(&mut self, address: SocketAddr) -> anyhow::Result<TcpListener> {
         match self.position(address) {
-            Some(index) => Ok(self.0.swap_remove(index)),
+            Some(index) => Ok(self.listeners.swap_remove(index)),
             None => bind(address).with_context(|| format!("cannot listen on {address}")),
         }
     }
 
     /// The listener that is bound exactly so comes before one that stands for both families.
     fn position(&self, address: SocketAddr) -> Option<usize> {
-        let bound = || self.0.iter().map(|listener| listener.local_addr().ok());
+        let bound = || self.listeners.iter().map(|listener| listener.local_addr().ok());
         let exact = bound().position(|bound| bound == Some(address));
         exact.or_else(|| {
             bound().position(|bound| bound.is_some_and(|bound| canonical(bound) == canonical(address)))
@@ -48,7 +60,12 @@ impl Inherited {
 
     /// Addresses that were handed over and that no listener of the configuration wants.
     pub fn unclaimed(&self) -> impl Iterator<Item = SocketAddr> {
-        self.0.iter().filter_map(|listener| listener.local_addr().ok())
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok())
+    }
+
+    /// The channel to the process that this one is to replace.
+    pub fn predecessor(self) -> Option<UnixStream> {
+        self.predecessor
     }
 }
 
@@ -72,14 +89,19 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 /// The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 /// As sd_listen_fds(3) counts.
-const FIRST_DESCRIPTOR: usize = 3;
+pub const FIRST_DESCRIPTOR: RawFd = 3;
+/// The environment variable that says how many descriptors there are.
+pub const COUNT: &str = "LISTEN_FDS";
+/// Set where they come from a process to be replaced; the last one is then the channel to it.
+pub const FROM_PREDECESSOR: &str = "FNGATE_PREDECESSOR";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn bound(addresses: &[&str]) -> Inherited {
-        Inherited(addresses.iter().map(|address| TcpListener::bind(address).unwrap()).collect())
+        let listeners = addresses.iter().map(|address| TcpListener::bind(address).unwrap()).collect();
+        Inherited { listeners, predecessor: None }
     }
 
     #[test]

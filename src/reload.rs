@@ -212,7 +212,15 @@ fn needs_restart(running: &Settings, new: &Settings) -> Option<&'static str> {
     if running.threads != new.threads {
         return Some("threads");
     }
-    (running.admin != new.admin).then_some("admin")
+    if running.admin != new.admin {
+        return Some("admin");
+    }
+    // The HTTP/2 library is told once.
+    let (running, new) = (&running.limits, &new.limits);
+    if running.http2_streams != new.http2_streams {
+        return Some("limits.http2_streams");
+    }
+    (running.head.whole != new.head.whole).then_some("limits.header_size")
 }
 
 /// How often the system's files about names are looked at.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use crate::aws::Keeper;
+use crate::downstream::HeadLimits;
 use crate::function::{Function, OpenConnections};
 use crate::platforms;
 use crate::policy::Policy;
@@ -44,6 +45,7 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     pub threads: usize,
     pub admin: Admin,
+    pub drain_delay: Duration,
     pub shutdown_grace: Duration,
     pub trusted_proxies: Vec<IpNet>,
     pub deny_addresses: Arc<[IpNet]>,
@@ -80,6 +82,13 @@ pub struct Limits {
     pub idle_timeout: Duration,
     pub connections: usize,
     pub in_flight: usize,
+    /// What a request's head may be, in every protocol.
+    pub head: HeadLimits,
+    pub requests_per_connection: u32,
+    /// Bytes per second; 0 is any pace.
+    pub min_rate: u64,
+    pub http2_streams: u32,
+    pub http2_control_frames: u32,
 }
 
 /// A plan brought to life. Immutable; a request takes one and keeps it.
@@ -101,12 +110,15 @@ impl Snapshot {
             .flat_map(|snapshot| snapshot.routes.values())
             .map(|function| (function.route.as_str(), function))
             .collect();
-        let routes = plan.routes.into_iter().map(|Route { name, matcher, policy, function }| {
+        let routes = plan.routes.into_iter().map(|Route { name, matcher, mut policy, function }| {
             let platforms::Compiled { platform, target, mut terms, max_request, credentials } = function;
             terms.denied = Arc::clone(&plan.settings.deny_addresses);
             // The keeper of a source that was there before lives on.
             let credentials = credentials.map(|source| Keeper::of(&source, &Handle::current()));
             let metrics = metrics.route(&name, platform);
+            if let Some(known) = known.get(name.as_str()) {
+                policy.succeed(&known.policy);
+            }
             let upstream = match known.get(name.as_str()) {
                 // Another platform means other counters, and the upstream counts its connections on them.
                 Some(known) if known.platform == platform && *known.upstream.terms() == terms => {

@@ -13,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::raw;
 use crate::diag::{Invalid, Place, Scope, did_you_mean};
+use crate::downstream::HeadLimits;
 use crate::platforms::{self, Target};
 use crate::policy;
 use crate::routing::{self, HostPattern, Matcher, PathPattern};
@@ -26,6 +27,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         listeners,
         threads,
         admin,
+        drain_delay,
         shutdown_grace,
         trusted_proxies,
         deny_addresses,
@@ -37,6 +39,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         None => Some(vec![Listener { address: LISTENER, identities: Vec::new() }]),
     };
     let admin = compile_admin(admin.unwrap_or_default(), &scope.key("admin"));
+    let drain_delay = duration(drain_delay, DRAIN_DELAY, &scope.key("drain_delay"));
     let shutdown_grace = duration(shutdown_grace, SHUTDOWN_GRACE, &scope.key("shutdown_grace"));
     let trusted_proxies =
         compile_networks(trusted_proxies.unwrap_or_default(), &scope.key("trusted_proxies"));
@@ -57,6 +60,7 @@ pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings
         listeners: listeners?,
         threads,
         admin: admin?,
+        drain_delay: drain_delay?,
         shutdown_grace: shutdown_grace?,
         trusted_proxies: trusted_proxies?,
         deny_addresses: deny_addresses?.into(),
@@ -185,13 +189,30 @@ fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<
 }
 
 fn compile_limits(raw: raw::Limits, scope: &Scope<'_>) -> Option<Limits> {
-    let raw::Limits { body, header_timeout, idle_timeout, connections, in_flight } = raw;
+    let raw::Limits {
+        body,
+        header_timeout,
+        idle_timeout,
+        connections,
+        in_flight,
+        header_count,
+        header_size,
+        requests_per_connection,
+        min_rate,
+        http2_streams,
+        http2_control_frames,
+    } = raw;
     let body = match body {
         Some(written) => scope.key("body").accept(parse_size(&written)),
         None => Some(BODY),
     };
     let header_timeout = positive(header_timeout, HEADER_TIMEOUT, &scope.key("header_timeout"));
     let idle_timeout = positive(idle_timeout, IDLE_TIMEOUT, &scope.key("idle_timeout"));
+    let head = compile_head(header_count, header_size, &scope.key("header_size"));
+    let min_rate = match min_rate {
+        Some(written) => scope.key("min_rate").accept(parse_size(&written)),
+        None => Some(MIN_RATE),
+    };
     let count = |number: Option<u32>, default| {
         number.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX))
     };
@@ -201,7 +222,25 @@ fn compile_limits(raw: raw::Limits, scope: &Scope<'_>) -> Option<Limits> {
         idle_timeout: idle_timeout?,
         connections: count(connections, CONNECTIONS),
         in_flight: count(in_flight, IN_FLIGHT),
+        head: head?,
+        requests_per_connection: requests_per_connection.unwrap_or(REQUESTS_PER_CONNECTION),
+        min_rate: min_rate?.0,
+        http2_streams: http2_streams.unwrap_or(HTTP2_STREAMS),
+        http2_control_frames: http2_control_frames.unwrap_or(HTTP2_CONTROL_FRAMES),
     })
+}
+
+fn compile_head(count: Option<u16>, size: Option<Written>, scope: &Scope<'_>) -> Option<HeadLimits> {
+    let size = match size {
+        Some(written) => scope.accept(parse_size(&written))?,
+        None => HEADER_SIZE,
+    };
+    if !HEADER_SIZES.contains(&size) {
+        scope.reject_with(format!("`header_size` is {} bytes", size.0), "4KiB to 256KiB");
+        return None;
+    }
+    let size = usize::try_from(size.0).unwrap_or(usize::MAX);
+    Some(HeadLimits::new(count.map_or(HEADER_COUNT, usize::from), size))
 }
 
 fn duration(written: Option<Written>, default: Duration, scope: &Scope<'_>) -> Option<Duration> {
@@ -247,7 +286,7 @@ impl Routes {
 
     /// `credentials` are the scopes of the route's secrets.
     pub(super) fn add(&mut self, raw: raw::Route, credentials: &[Scope<'_>], scope: &Scope<'_>) {
-        let raw::Route { name, matcher, priority, retry, cold_start, target } = raw;
+        let raw::Route { name, matcher, priority, retry, cold_start, limits, target } = raw;
         let matcher = compile_matcher(matcher, priority.unwrap_or(0), &scope.key("match"));
         if let Some(matcher) = matcher.clone() {
             let place = scope.key("match").key("path").place().clone();
@@ -260,15 +299,15 @@ impl Routes {
         if let Some(platforms::Compiled { target: Target::Streamed(_), terms, .. }) = &function {
             warn_of_plain_credentials(terms, credentials);
         }
-        let policy = policy::compile(retry, cold_start, scope);
+        let policy = policy::compile(retry, cold_start, limits, scope);
         let route = || Some(Route { name: name?, matcher: matcher?, policy: policy?, function: function? });
         self.compiled.push(route());
     }
 
     /// Looks for faults in what is left of a route that cannot serve.
     pub(super) fn inspect(&mut self, raw: raw::Route, scope: &Scope<'_>) {
-        let raw::Route { name, matcher, priority, retry, cold_start, target } = raw;
-        policy::compile(retry, cold_start, scope);
+        let raw::Route { name, matcher, priority, retry, cold_start, limits, target } = raw;
+        policy::compile(retry, cold_start, limits, scope);
         let matcher = compile_matcher(matcher, priority.unwrap_or(0), &scope.key("match"));
         self.compile_name(name, &scope.key("name"));
         compile_target(target, matcher.as_ref(), &scope.key("target"));
@@ -393,6 +432,7 @@ fn warn_of_plain_credentials(terms: &Terms, credentials: &[Scope<'_>]) {
 
 const LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9080);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+const DRAIN_DELAY: Duration = Duration::ZERO;
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 const BODY: ByteSize = ByteSize(64 << 20);
 /// Where clouds tell a machine its credentials.
@@ -404,5 +444,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const CONNECTIONS: usize = 20_000;
 const IN_FLIGHT: usize = 10_000;
+const HEADER_COUNT: usize = 200;
+const HEADER_SIZE: ByteSize = ByteSize(64 << 10);
+const HEADER_SIZES: std::ops::RangeInclusive<ByteSize> = ByteSize(4 << 10)..=ByteSize(256 << 10);
+const REQUESTS_PER_CONNECTION: u32 = 10_000;
+const MIN_RATE: ByteSize = ByteSize(500);
+const HTTP2_STREAMS: u32 = 100;
+const HTTP2_CONTROL_FRAMES: u32 = 1_000;
 /// A name is a label of every metric of its route.
 const LONGEST_NAME: usize = 64;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use crate::platforms;
-use crate::policy::{cold_start, retry};
+use crate::policy::{bulkhead, cold_start, retry};
 use crate::values::Written;
 
 /// A configuration of fngate.
@@ -34,6 +34,8 @@ pub(super) struct Settings {
     pub(super) threads: Option<Threads>,
     /// The administrative listener
     pub(super) admin: Option<Admin>,
+    /// How long new connections are still accepted when the gateway is told to stop, while `/readyz` says that it does (default 0s)
+    pub(super) drain_delay: Option<Written>,
     /// How long requests in flight may take when the gateway stops (default 30s)
     pub(super) shutdown_grace: Option<Written>,
     /// Networks whose X-Forwarded-* is believed (default: none)
@@ -123,6 +125,22 @@ pub(super) struct Limits {
     /// The most requests in flight at once (default 10000)
     #[schemars(range(min = 1))]
     pub(super) in_flight: Option<u32>,
+    /// The most fields of a request's head (default 200)
+    #[schemars(range(min = 10, max = 250))]
+    pub(super) header_count: Option<u16>,
+    /// The largest head of a request, up to 256KiB (default 64KiB)
+    pub(super) header_size: Option<Written>,
+    /// The most requests on one connection of HTTP/1, which is closed after them (default 10000)
+    #[schemars(range(min = 1))]
+    pub(super) requests_per_connection: Option<u32>,
+    /// The least that a client sends or takes per second while it is waited for; 0 for any pace (default 500)
+    pub(super) min_rate: Option<Written>,
+    /// The most requests at once on one connection of HTTP/2 (default 100)
+    #[schemars(range(min = 1))]
+    pub(super) http2_streams: Option<u32>,
+    /// The most PING, SETTINGS and other frames that carry nothing, per second of an HTTP/2 connection (default 1000)
+    #[schemars(range(min = 10))]
+    pub(super) http2_control_frames: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -139,6 +157,8 @@ pub(super) struct Route {
     pub(super) retry: Option<retry::Raw>,
     /// How long requests wait for a function that is not there yet (default: not at all)
     pub(super) cold_start: Option<cold_start::Raw>,
+    /// How many of its requests may be under way or wait at once (default: as many as the gateway takes)
+    pub(super) limits: Option<bulkhead::Raw>,
     /// The function: exactly one platform
     pub(super) target: platforms::Raw,
 }

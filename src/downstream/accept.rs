@@ -6,7 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,10 +20,12 @@ use pingora_core::apps::ServerApp;
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{ALPN, GetSocketDigest, SocketDigest, Stream};
+use procfs::process::{LimitValue, Process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::frames::Frames;
 use super::linger::linger;
 use super::wire::Wire;
 use super::{Refusal, Refused, RequestId, Terms, answer};
@@ -37,6 +39,8 @@ pub struct Front<A> {
     shutdown: watch::Receiver<bool>,
     /// Ends what is left when the grace is over.
     cut: watch::Sender<()>,
+    /// The first descriptor that is kept for who is served already.
+    reserve: RawFd,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Front<A> {
@@ -49,6 +53,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
             turned_away: Arc::default(),
             shutdown,
             cut: watch::Sender::new(()),
+            reserve: reserve(),
         })
     }
 
@@ -62,7 +67,8 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         self.open.now()
     }
 
-    /// Accepts until the shutdown, then closes the listener at once.
+    /// Accepts until the shutdown, then closes the listener. Whoever is in its queue by then was told that the connection stands,
+    /// and is served.
     pub async fn serve(
         self: Arc<Self>,
         listener: std::net::TcpListener,
@@ -76,7 +82,7 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = &mut stop => return Ok(()),
+                _ = &mut stop => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -87,20 +93,32 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
                 Err(error) if concerns_one_connection(&error) => debug!("a client left the queue: {error}"),
                 Err(error) => tokio::select! {
                     biased;
-                    _ = &mut stop => return Ok(()),
+                    _ = &mut stop => break,
                     () = trouble.pause(&error) => {}
                 },
             }
         }
+        let listener = listener.into_std()?;
+        // Ends with the queue: there is nothing to wait for.
+        while let Ok((socket, client)) = listener.accept() {
+            socket.set_nonblocking(true)?;
+            self.admit(TcpStream::from_std(socket)?, client, tls.clone());
+        }
+        Ok(())
     }
 
-    /// To be called once all listeners are closed: idle connections end, the others have until `over`. Returns how many had to
-    /// be cut.
-    pub async fn drain(&self, over: impl Future<Output = ()>) -> usize {
-        self.app.cleanup().await;
+    /// To be called once all listeners are closed: idle connections have until it is `quiet`, the others until it is `over`.
+    /// Returns how many had to be cut.
+    pub async fn drain(&self, quiet: impl Future<Output = ()>, over: impl Future<Output = ()>) -> usize {
+        let idle_end = async {
+            quiet.await;
+            self.app.cleanup().await;
+            self.open.none().await;
+        };
         tokio::select! {
             biased;
             () = self.open.none() => return 0,
+            () = idle_end => return 0,
             () = over => {}
         }
         let left = self.open.now();
@@ -112,6 +130,10 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
 
     fn admit(self: &Arc<Self>, socket: TcpStream, client: SocketAddr, tls: Option<Arc<Acceptor>>) {
         let terms = self.terms.load_full();
+        // The lowest free number is given out first, so this one says how many are in use, without asking.
+        if socket.as_raw_fd() >= self.reserve {
+            return turn_away(socket, client, None, &terms);
+        }
         let Some(permit) = Count::enter(&self.open, terms.connections) else {
             let told = if tls.is_none() { Count::enter(&self.turned_away, TURNED_AWAY_LIMIT) } else { None };
             return turn_away(socket, client, told, &terms);
@@ -148,16 +170,16 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
                 None => return,
             },
         };
-        // HTTP/2 frames its messages itself, and its rules are enforced by the library that reads the frames.
-        let (mut stream, _permit): (Stream, _) = match inner.selected_alpn_proto() {
-            Some(ALPN::H2) => (inner, Some(permit)),
+        let mut stream: Stream = match inner.selected_alpn_proto() {
+            // It frames its messages itself, and its rules are enforced by the library that reads the frames.
+            Some(ALPN::H2) => Box::new(Frames::new(inner, client, terms, permit)),
             _ => {
                 let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
                 // The proxy's own time-out for a first request begins when it gets the connection.
                 if !self.begins(&mut wire).await {
                     return;
                 }
-                (wire, None)
+                wire
             }
         };
         while let Some(again) = self.app.process_new(stream, &self.shutdown).await {
@@ -165,14 +187,30 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
         }
     }
 
-    /// Waits until the client says something. False when it does not, or the process ends first.
+    /// Waits until the client says something. False when it does not, or too late after the process began to end.
     async fn begins(&self, wire: &mut Wire) -> bool {
         let mut shutdown = self.shutdown.clone();
+        let too_late = async {
+            let _ = shutdown.wait_for(|stopping| *stopping).await;
+            tokio::time::sleep(FAREWELL).await;
+        };
         tokio::select! {
             biased;
             begins = wire.first_byte() => begins,
-            _ = shutdown.wait_for(|stopping| *stopping) => false,
+            () = too_late => false,
         }
+    }
+}
+
+/// A tenth of the descriptors is for connections to functions and for the admin listener: whoever is served goes on while new
+/// clients are refused.
+fn reserve() -> RawFd {
+    match Process::myself()
+        .and_then(|process| process.limits())
+        .map(|limits| limits.max_open_files.soft_limit)
+    {
+        Ok(LimitValue::Value(limit)) => RawFd::try_from(limit - limit / 10).unwrap_or(RawFd::MAX),
+        Ok(LimitValue::Unlimited) | Err(_) => RawFd::MAX,
     }
 }
 
@@ -206,7 +244,7 @@ fn turn_away(socket: TcpStream, client: SocketAddr, permit: Option<Permit>, term
     terms.observer.refused(&Refused {
         request_id,
         client: Some(client),
-        protocol: "HTTP/1.1",
+        protocol: http::Version::HTTP_11,
         method: None,
         path: None,
         status: OVERLOADED.status,
@@ -337,6 +375,8 @@ const OVERLOADED: Refusal =
 const TURNED_AWAY_LIMIT: usize = 64;
 /// How long a request may take to end that was cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a connection on which nothing happens is kept while the process ends, for what a client may just be sending.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

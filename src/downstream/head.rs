@@ -10,7 +10,7 @@ use super::grammar::{
 };
 
 /// How large a head may be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadLimits {
     /// The request line without its CRLF; RFC 9112 section 3 asks for 8000 at least.
     pub request_line: usize,
@@ -22,9 +22,16 @@ pub struct HeadLimits {
     pub fields: usize,
 }
 
+impl HeadLimits {
+    /// Within these bounds, one line may have 16 KiB.
+    pub fn new(fields: usize, whole: usize) -> Self {
+        Self { request_line: LINE_LIMIT.min(whole), field: LINE_LIMIT.min(whole), whole, fields }
+    }
+}
+
 impl Default for HeadLimits {
     fn default() -> Self {
-        Self { request_line: 16 * 1024, field: 16 * 1024, whole: 64 * 1024, fields: 200 }
+        Self::new(200, 64 * 1024)
     }
 }
 
@@ -75,7 +82,7 @@ pub fn check(bytes: &[u8], limits: &HeadLimits) -> Result<(Head, usize), Refusal
 }
 
 /// Judges a head that came over HTTP/2 by the rules that its frames say nothing about: a client shall gain nothing by the choice
-/// of its protocol. How large it may be as a whole is for the library that reads the frames.
+/// of its protocol. The library that reads the frames has a bound of its own on the whole.
 pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(), Refusal> {
     if head.method.as_str().len() > METHOD_LIMIT {
         return Err(METHOD_TOO_LONG);
@@ -88,6 +95,7 @@ pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(
     }
     let mut seen = Seen::default();
     let mut fields = 0;
+    let mut whole = 0;
     for (name, value) in &head.headers {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
         // A cookie may come in any number of crumbs (RFC 9113 section 8.2.3).
@@ -95,10 +103,14 @@ pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(
         if name.len() + value.len() > limits.field {
             return Err(FIELD_TOO_LARGE);
         }
+        whole += name.len() + value.len();
         if trim(value).len() < value.len() {
             return Err(bad("A header value begins or ends with a blank."));
         }
         seen.note(&Field { name, has_underscore: name.contains(&b'_'), value })?;
+    }
+    if whole > limits.whole {
+        return Err(HEAD_TOO_LARGE);
     }
     if fields > limits.fields { Err(TOO_MANY_FIELDS) } else { Ok(()) }
 }
@@ -413,6 +425,8 @@ fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
 }
 
 const CRLF: &[u8; 2] = b"\r\n";
+/// A line that no honest client exceeds, and RFC 9112 section 3 wants half of it taken.
+const LINE_LIMIT: usize = 16 * 1024;
 const METHOD_LIMIT: usize = 32;
 const LOGGED_PATH_LIMIT: usize = 2048;
 

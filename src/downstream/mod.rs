@@ -1,22 +1,26 @@
 //! Everything between the accepted socket and Pingora's HTTP session.
 //!
 //! Owns the accept loop (`accept`), the guard that sits on each HTTP/1 connection (`wire`) and what it demands of a request's
-//! bytes (`head`, `chunked`). Rule: refuse, never repair. What gets through is passed on byte for byte. It knows no route and
+//! bytes (`head`, `chunked`), and the one on each HTTP/2 connection (`frames`). Rule: refuse, never repair. What gets through is passed on byte for byte. It knows no route and
 //! no platform, and never decides anything that a filter of the proxy can decide.
 
 mod accept;
+mod alarm;
 mod answer;
 mod chunked;
+mod frames;
 mod grammar;
 mod head;
+mod identity;
 mod linger;
+mod pace;
 mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use accept::Front;
+pub use accept::{FAREWELL, Front};
 pub use answer::RequestId;
 pub use chunked::{Progress, Scanner};
 pub use grammar::authority_is_valid;
@@ -33,6 +37,12 @@ pub struct Terms {
     pub idle_timeout: Duration,
     /// Open connections over all listeners.
     pub connections: usize,
+    /// After this many, a connection of HTTP/1 is closed.
+    pub requests_per_connection: u32,
+    /// The least a client sends or takes while it is waited for, in bytes per second; 0 is any pace.
+    pub min_rate: u64,
+    /// Frames of an HTTP/2 connection that carry nothing, per second.
+    pub control_frames: u32,
     pub observer: Arc<dyn Observer>,
 }
 
@@ -46,7 +56,7 @@ pub trait Observer: Send + Sync {
 pub struct Refused<'a> {
     pub request_id: RequestId,
     pub client: Option<SocketAddr>,
-    pub protocol: &'static str,
+    pub protocol: http::Version,
     /// Only if it is a token.
     pub method: Option<&'a str>,
     /// Without the query, at most 2 KiB, and only if it can be told for sure.

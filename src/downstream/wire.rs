@@ -12,8 +12,6 @@
 //! `request_done` comes from the proxy's `logging` hook: Pingora reads the connection while it answers, to notice a client
 //! that leaves, and nothing in those reads tells them from the wait for the next request.
 
-mod alarm;
-mod identity;
 mod patience;
 mod writing;
 
@@ -35,12 +33,14 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::alarm::Alarm;
 use self::patience::Patience;
 use super::accept::Permit;
+use super::alarm::Alarm;
 use super::chunked::Scanner;
 use super::head::{self, Framing, Head, HeadLimits, Search};
+use super::identity::identify;
 use super::linger::linger;
+use super::pace::{Download, Upload};
 use super::{Refusal, Refused, RequestId, Terms, answer};
 
 /// A connection as Pingora sees it.
@@ -75,9 +75,10 @@ pub struct Wire {
     cut: watch::Receiver<()>,
     cut_off: bool,
     born: Instant,
-    /// Since when the client has sent nothing of a body, or taken nothing of an answer.
-    read_stalled: Option<Instant>,
-    write_stalled: Option<Instant>,
+    /// Requests that have begun.
+    requests: u32,
+    upload: Upload,
+    download: Download,
     /// The client has closed its side while it waits for an answer; when that is taken for leaving.
     leaves: Option<Instant>,
     /// Start of the current wait: for a first byte, then for the rest of the head.
@@ -97,12 +98,6 @@ enum Stage {
     Tunnel,
     /// Nothing more is read.
     Closed,
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Read,
-    Write,
 }
 
 /// What is left of the current request's body.
@@ -141,8 +136,9 @@ impl Wire {
             cut,
             cut_off: false,
             born,
-            read_stalled: None,
-            write_stalled: None,
+            requests: 0,
+            upload: Upload::begin(),
+            download: Download::default(),
             leaves: None,
             since: born,
             alarm: Alarm::default(),
@@ -163,6 +159,11 @@ impl Wire {
     /// The wire under a session, for the hooks of the proxy; HTTP/2 has none.
     pub fn of(session: &ServerSession) -> Option<&Self> {
         session.as_http1()?.stream().as_any().downcast_ref()
+    }
+
+    /// Whether the current request is the last one that this connection may carry.
+    pub fn is_at_its_last_request(&self) -> bool {
+        self.requests >= self.terms.requests_per_connection
     }
 
     /// The answer to the current request was written by `at`: once its body is read to its end, the next head may come.
@@ -294,6 +295,8 @@ impl Wire {
             Framing::Length(length) => Body::Length(length),
             Framing::Chunked => Body::Chunked(Scanner::default()),
         };
+        self.upload = Upload::begin();
+        self.requests = self.requests.saturating_add(1);
         self.upgrading = head.upgrade;
         self.search = Search::default();
         self.blank_line = false;
@@ -316,7 +319,7 @@ impl Wire {
         self.terms.observer.refused(&Refused {
             request_id,
             client: self.client,
-            protocol: "HTTP/1.1",
+            protocol: http::Version::HTTP_11,
             method,
             path,
             status: refusal.status,
@@ -344,14 +347,14 @@ impl Wire {
         match self.poll_inner(cx, buf) {
             Poll::Ready(read) => read?,
             Poll::Pending => {
-                if self.poll_stall(cx, Side::Read).is_ready() {
+                if self.upload.poll(cx, &mut self.alarm, &self.terms).is_ready() {
                     return Poll::Ready(self.refuse_body(BODY_STALLED));
                 }
                 return self.poll_expiry(cx);
             }
         }
-        self.read_stalled = None;
         let fresh = &buf.filled()[before..];
+        self.upload.arrived(fresh.len(), &self.terms);
         let used = match self.body.take(fresh) {
             Ok(used) => used,
             Err(refusal) => {
@@ -389,17 +392,6 @@ impl Wire {
         }
         // But for the expiry nobody needs to be woken: the reader asks again when the answer is done, or never.
         self.poll_expiry(cx)
-    }
-
-    /// Ready when the client has not moved for as long as it may be idle. Only a read or write that has to wait comes here, so that
-    /// all others need no timer.
-    fn poll_stall(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<()> {
-        let stalled = match side {
-            Side::Read => &mut self.read_stalled,
-            Side::Write => &mut self.write_stalled,
-        };
-        let since = *stalled.get_or_insert_with(Instant::now);
-        self.alarm.poll(cx, since + self.terms.idle_timeout)
     }
 
     fn poll_expiry(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -546,6 +538,8 @@ impl AsyncRead for Wire {
     }
 }
 
+identify!(Wire);
+
 /// Without the client's bytes: Pingora prints streams into its log.
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -558,6 +552,8 @@ const TOO_SLOW: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
 const BODY_STALLED: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The body took too long to arrive." };
+const NOT_TAKEN: Refusal =
+    Refusal { status: 408, code: "client_slow", reason: "The answer was not taken in time." };
 const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "The gateway is shutting down." };
 const HOLD_STEP: usize = 4 * 1024;
 /// How long a client that closed its side is still waited for. Longer than tools wait that send, half-close and read.

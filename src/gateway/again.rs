@@ -188,5 +188,5 @@ fn retry_after(resp: &ResponseHeader) -> Option<Duration> {
 
 /// The request's function, if its route has a policy.
 fn policed(ctx: &RequestCtx) -> Option<Arc<Function>> {
-    ctx.function().filter(|function| !function.policy.is_empty()).cloned()
+    ctx.function().filter(|function| !function.policy.calls_once()).cloned()
 }

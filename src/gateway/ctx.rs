@@ -1,6 +1,6 @@
 //! `RequestCtx`: what one request has learned so far.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,14 @@ use pingora::{Error, ErrorType};
 use super::again::Again;
 use super::body::Body;
 use super::limits::InFlight;
+use super::record::{self, Outline};
 use super::{entrance, forward};
 use crate::downstream::RequestId;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::Call;
 use crate::platforms::template::Parameters;
+use crate::policy::bulkhead::Place;
 use crate::routing::Captures;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Held, RouteMetrics};
@@ -43,6 +45,9 @@ pub struct RequestCtx {
     pub(super) body_in: u64,
     /// `Some` from the moment the request counts against the limits.
     pub(super) in_flight: Option<InFlight>,
+    /// One of the route's places, where it has a limit of its own, and how long the request waited for it.
+    pub(super) place: Option<Place>,
+    pub(super) queued: Option<Duration>,
     /// Keeps the route's gauge of requests in flight up.
     pub(super) held: Option<Held>,
     /// 101 was answered: what follows is no body.
@@ -52,6 +57,8 @@ pub struct RequestCtx {
     /// What the route's policy has to do with this request.
     pub(super) again: Option<Box<Again>>,
     pub(super) activation_id: Option<String>,
+    /// `Some` until the request is written and counted.
+    pub(super) outline: Option<Outline>,
 }
 
 /// The route's function, and where in the path its suffix begins and its parameters stand.
@@ -66,8 +73,6 @@ pub(super) struct Match {
 pub(super) struct Attempts {
     pub(super) count: u32,
     pub(super) lease: Option<Lease>,
-    /// Where no connection could be made.
-    pub(super) unreachable: Option<SocketAddr>,
     pub(super) reused: Option<bool>,
     /// When the current attempt began, and when the first one did.
     pub(super) began: Option<Instant>,
@@ -97,11 +102,14 @@ impl RequestCtx {
             upstream: Attempts::default(),
             body_in: 0,
             in_flight: None,
+            place: None,
+            queued: None,
             held: None,
             is_tunnel: false,
             body: None,
             again: None,
             activation_id: None,
+            outline: None,
         }
     }
 
@@ -159,13 +167,22 @@ impl RequestCtx {
     }
 }
 
+impl Drop for RequestCtx {
+    fn drop(&mut self) {
+        if let Some(outline) = self.outline.take() {
+            record::abandon(&outline, self);
+        }
+    }
+}
+
 impl Attempts {
-    /// Begins an attempt on the address whose turn it is, but not on the one that could not be reached.
+    /// Begins an attempt on the address whose turn it is. After one that failed it is another address, if there is another:
+    /// who dies closes its connections first and refuses new ones then.
     pub(super) fn begin(&mut self, upstream: &Upstream, purpose: Use) -> Result<&Lease, GatewayError> {
         // First the slot of a failed attempt is given back. Its connection is gone, so that whoever takes the slot next dials, and
         // does not come upon another dead connection.
-        self.lease = None;
-        let lease = match self.unreachable {
+        let failed = self.lease.take().as_ref().map(Lease::address);
+        let lease = match failed {
             Some(failed) => upstream.lease_elsewhere(failed),
             None => upstream.lease(),
         }?;
@@ -183,12 +200,6 @@ impl Attempts {
         self.interim = 0;
         self.ended = None;
         Ok(self.lease.insert(lease))
-    }
-
-    /// No connection could be made.
-    pub(super) fn not_connected(&mut self) {
-        self.unreachable = self.lease.as_ref().map(Lease::address);
-        self.end();
     }
 
     pub(super) fn connected(&mut self, reused: bool, metrics: &RouteMetrics) {

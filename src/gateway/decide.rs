@@ -10,7 +10,7 @@ use pingora::proxy::Session;
 use super::ctx::{Match, RequestCtx};
 use super::forward::{self, Trust};
 use super::{Gateway, fault, peer_address};
-use crate::downstream::{self, HeadLimits};
+use crate::downstream::{self, Wire};
 use crate::error::GatewayError;
 use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
@@ -23,6 +23,9 @@ impl Gateway {
         // The wire bounds the client's silence, without a timer for every read.
         session.set_read_timeout(None);
         session.set_total_drain_timeout(Some(DRAIN));
+        if Wire::of(session.as_downstream()).is_some_and(Wire::is_at_its_last_request) {
+            session.set_keepalive(None);
+        }
 
         if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
             // They would show a credential, or belong to no function.
@@ -32,8 +35,10 @@ impl Gateway {
             ));
         }
         if session.req_header().version == http::Version::HTTP_2 {
-            // The wire has seen to it for HTTP/1.
-            downstream::check_http2(session.req_header(), &HeadLimits::default()).map_err(fault::refused)?;
+            // The wire has seen to all of it for HTTP/1.
+            session.set_write_timeout(Some(ctx.snapshot.settings.limits.idle_timeout));
+            downstream::check_http2(session.req_header(), &ctx.snapshot.settings.limits.head)
+                .map_err(fault::refused)?;
             forward::join_cookies(session.req_header_mut())?;
         }
         forward::forget_case(session.req_header_mut());

@@ -55,6 +55,7 @@ pub(super) async fn run(
     let repeat = Repeat::of(session);
     let called = attended(session, call(gateway, ctx, function, head, sealed, repeat)).await;
     let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end()).map_err(|error| ctx.late(error))?;
+    gateway.leaving.tell(session);
     ctx.activation_id = resp.headers.get(target.call_id()).and_then(|id| id.to_str().ok()).map(str::to_owned);
     // What the action itself answers is not about our credential.
     ctx.reported = notice_refusal(session.req_header(), &mut resp, function).or(target.reported(&resp));
@@ -128,11 +129,15 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
     }
 }
 
-/// Does this for as long as the client is there.
+/// Does this for as long as the client is there. One that is still sending over HTTP/1 is not watched: the rest of its body would
+/// be taken for its leaving.
 pub(super) async fn attended<T>(
     session: &mut Session,
     work: impl Future<Output = Result<T, GatewayError>>,
 ) -> Result<T, GatewayError> {
+    if !session.as_downstream_mut().is_body_done() && session.req_header().version != Version::HTTP_2 {
+        return work.await;
+    }
     tokio::select! {
         done = work => done,
         gone = client_leaves(session) => Err(gone),
@@ -154,7 +159,7 @@ async fn in_time<T, E: From<GatewayError>>(
 
 /// Resolves when the client closes its connection while it waits, or when the wire gives it up.
 async fn client_leaves(session: &mut Session) -> GatewayError {
-    // The body was read to its end, so this only returns when the connection ends or misbehaves.
+    // There is no body to read, so this only returns when the connection ends or misbehaves.
     match session.as_downstream_mut().read_body_or_idle(true).await {
         Ok(_) => GatewayError::ClientGone,
         Err(_) => client_fault(session),
@@ -236,7 +241,7 @@ async fn attempt(
 ) -> Result<(ResponseHeader, Line), Failure> {
     let connected = gateway.connector.get_http_session(&*peer).await;
     let (mut upstream, reused) = connected.map_err(|e| {
-        ctx.upstream.not_connected();
+        ctx.upstream.end();
         let retry = (function.upstream.address_count() > 1).then_some(Retry::Connect);
         Failure { error: explain(e), retry }
     })?;

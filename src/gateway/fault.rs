@@ -27,6 +27,8 @@ pub(super) fn refused(refusal: Refusal) -> GatewayError {
         "body_too_large" => GatewayError::BodyTooLarge,
         "headers_too_large" => GatewayError::HeadersTooLarge,
         "unsupported_coding" => GatewayError::UnsupportedCoding,
+        "client_slow" => GatewayError::ClientSlow,
+        "client_flood" => GatewayError::ClientFlood,
         "draining" => GatewayError::Draining,
         _ => GatewayError::BadRequest(refusal.reason),
     }
@@ -60,7 +62,8 @@ fn downstream(kind: &ErrorType) -> GatewayError {
     match kind {
         ReadTimedout => GatewayError::RequestTimeout,
         // A stream that the client, or a fault of its frames, has reset is gone: nothing can be answered on it.
-        ReadError | WriteError | WriteTimedout | ConnectionClosed | H2Error => GatewayError::ClientGone,
+        ReadError | WriteError | ConnectionClosed | H2Error => GatewayError::ClientGone,
+        WriteTimedout => GatewayError::ClientSlow,
         _ => GatewayError::BadRequest("the request's body is malformed"),
     }
 }

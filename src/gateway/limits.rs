@@ -1,9 +1,15 @@
-//! The gateway's own limit on requests in flight.
+//! The limits on requests in flight: the gateway's own, and those that routes set for themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
+use pingora::proxy::Session;
+
+use super::ctx::RequestCtx;
+use super::exchange::attended;
 use crate::error::GatewayError;
+use crate::policy::bulkhead::{Answer, Bulkhead};
 
 /// How many requests are between their head and their last byte.
 #[derive(Debug, Clone, Default)]
@@ -22,12 +28,43 @@ impl Load {
             Err(GatewayError::Overloaded)
         }
     }
+
+    pub(super) fn now(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Takes one of the route's places. Where there is none, waits in the route's queue, for as long as the client is there.
+pub(super) async fn take_place(
+    session: &mut Session,
+    ctx: &mut RequestCtx,
+    bulkhead: Arc<Bulkhead>,
+) -> Result<(), GatewayError> {
+    let queued = match bulkhead.ask() {
+        Answer::Come(place) => {
+            ctx.place = Some(place);
+            return Ok(());
+        }
+        Answer::Wait(queued) => queued,
+        Answer::Full => return Err(GatewayError::Overloaded),
+    };
+    let left = ctx.remaining()?;
+    let _queued = ctx.function().map(|function| function.metrics.queue());
+    let begun = Instant::now();
+    let place = attended(session, async { Ok(queued.place(left).await) }).await;
+    ctx.queued = Some(begun.elapsed());
+    ctx.place = place?;
+    if ctx.place.is_none() {
+        ctx.remaining()?;
+        return Err(GatewayError::Overloaded);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -39,7 +76,7 @@ mod tests {
         let load = Load::default();
         let first = load.enter(1).unwrap();
         assert_eq!(load.enter(1).unwrap_err(), GatewayError::Overloaded);
-        assert_eq!(load.0.load(Ordering::Acquire), 1);
+        assert_eq!(load.now(), 1);
         drop(first);
         assert!(load.enter(1).is_ok());
     }

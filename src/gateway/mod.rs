@@ -11,6 +11,7 @@ mod decide;
 mod exchange;
 mod fault;
 mod forward;
+mod leaving;
 mod limits;
 mod record;
 mod reply;
@@ -39,7 +40,9 @@ use self::answer::{
 use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
-use self::limits::Load;
+pub use self::leaving::Leaving;
+use self::limits::{Load, take_place};
+use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::platforms::{Streamed, Target, Verdict};
@@ -51,9 +54,9 @@ use crate::upstream::{Keepalive, Use};
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
     snapshot: Arc<ArcSwap<Snapshot>>,
-    metrics: Metrics,
-    access_log: AccessLog,
+    ledger: Arc<Ledger>,
     load: Load,
+    leaving: Leaving,
     /// Pingora's connector and pool, for the exchanges that the proxy phases cannot do.
     connector: Connector,
 }
@@ -65,7 +68,15 @@ impl Gateway {
         access_log: AccessLog,
         connector: Connector,
     ) -> Self {
-        Gateway { snapshot, metrics, access_log, load: Load::default(), connector }
+        let load = Load::default();
+        let leaving = Leaving::new(load.clone());
+        let ledger = Arc::new(Ledger { metrics, log: access_log });
+        Gateway { snapshot, ledger, load, leaving, connector }
+    }
+
+    /// For whoever ends the process.
+    pub fn leaving(&self) -> Leaving {
+        self.leaving.clone()
     }
 
     /// The reason for an error that came through Pingora; ours were noted when they arose.
@@ -100,13 +111,21 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
+        ctx.outline = Some(Outline::of(session, &self.ledger));
+        self.leaving.tell(session);
         if let Err(error) = self.decide(session, ctx) {
             return self.refuse(session, ctx, error).await;
         }
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
         let held = function.metrics.begin();
+        let bulkhead = function.policy.bulkhead.clone();
         let buffered = matches!(function.target, Target::Buffered(_)).then(|| Arc::clone(function));
         ctx.held = Some(held);
+        if let Some(bulkhead) = bulkhead
+            && let Err(error) = Box::pin(take_place(session, ctx, bulkhead)).await
+        {
+            return self.refuse(session, ctx, error).await;
+        }
         // Who passes here shares the function's counters with all others: its own count of references is touched only where it must.
         let Some(function) = buffered else { return Ok(false) };
         // Boxed, so that its large state is not part of this future, which every request creates and moves.
@@ -125,7 +144,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Box<HttpPeer>> {
         let purpose = purpose(session);
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
-        if !function.policy.is_empty() {
+        if !function.policy.calls_once() {
             wait_for_turn(session, ctx).await.map_err(|error| ours(ctx, error))?;
         }
         let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
@@ -157,7 +176,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        ctx.upstream.not_connected();
+        ctx.upstream.end();
         // Nothing was sent, so another address may be tried, whatever the method.
         let elsewhere =
             ctx.function().filter(|function| ctx.upstream.count < 2 && function.upstream.address_count() > 1);
@@ -286,6 +305,7 @@ impl ProxyHttp for Gateway {
         if resp.status.is_informational() {
             return Ok(());
         }
+        self.leaving.tell(session);
         let Some(function) = ctx.function() else { return Ok(()) };
         let call_id = notice_call_id(resp, function);
         let mapped = match &function.target {
@@ -371,7 +391,7 @@ impl ProxyHttp for Gateway {
             log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
         }
         let status = reason.status().as_u16();
-        if !has_begun(session) && reason != GatewayError::ClientGone {
+        if !has_begun(session) && !matches!(reason, GatewayError::ClientGone | GatewayError::ClientSlow) {
             session.set_keepalive(None);
             if let Err(e) = reply::refuse(session, ctx, &reason).await {
                 log::debug!("{}: the error could not be told to the client: {e}", ctx.request_id());
@@ -386,7 +406,8 @@ impl ProxyHttp for Gateway {
             ctx.error = Some(self.explain(session, error, ctx));
         }
         let now = Instant::now();
-        record::write(&self.metrics, &self.access_log, session, ctx, now);
+        record::write(&self.ledger, session, ctx, now);
+        ctx.outline = None;
         if let Some(wire) = Wire::of(session.as_downstream()) {
             wire.request_done(now);
         }
@@ -424,12 +445,7 @@ async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<()
         // What the last attempt had to keep is over.
         wire.expire(None, None);
     }
-    if session.as_downstream_mut().is_body_done() {
-        exchange::attended(session, again::before(ctx)).await
-    } else {
-        // The rest of the body would be taken for the client's leaving.
-        again::before(ctx).await
-    }
+    exchange::attended(session, again::before(ctx)).await
 }
 
 /// An error that leads to the next attempt.

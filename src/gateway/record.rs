@@ -1,8 +1,14 @@
 //! The end of a request: one line in the access log, one count, whoever ended it.
+//!
+//! Three ways lead here: `logging`, for what went through the proxy's phases; `Observer`, for what was refused before; and
+//! `abandon`, for what was dropped in between.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use http::header::HOST;
+use http::{HeaderValue, Method, Uri, Version};
 use pingora::proxy::Session;
 
 use super::ctx::RequestCtx;
@@ -11,23 +17,95 @@ use crate::downstream::{Observer, Refused};
 use crate::error::{GatewayError, Reported};
 use crate::telemetry::{AccessLog, End, Entry, Metrics};
 
+/// Where requests are written and counted.
+pub(super) struct Ledger {
+    pub(super) metrics: Metrics,
+    pub(super) log: AccessLog,
+}
+
+/// What a request was, kept for the case that nobody asks its session any more.
+pub(super) struct Outline {
+    ledger: Arc<Ledger>,
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    version: Version,
+}
+
+impl Outline {
+    pub(super) fn of(session: &Session, ledger: &Arc<Ledger>) -> Self {
+        let head = session.req_header();
+        Outline {
+            ledger: Arc::clone(ledger),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            host: head.headers.get(HOST).cloned(),
+            version: head.version,
+        }
+    }
+}
+
+/// What is known of a request besides what it has learned.
+struct Ended<'a> {
+    at: Instant,
+    method: &'a Method,
+    authority: Option<&'a [u8]>,
+    path: &'a [u8],
+    version: Version,
+    status: u16,
+    reason: Option<&'static str>,
+    body_in: u64,
+    body_out: u64,
+}
+
 /// Writes and counts a request that reached the proxy's hooks.
-pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: &RequestCtx, now: Instant) {
+pub(super) fn write(ledger: &Ledger, session: &Session, ctx: &RequestCtx, now: Instant) {
     let head = session.req_header();
     let downstream = session.as_downstream();
-    let total = now.saturating_duration_since(ctx.started);
-    let body_in = downstream.body_bytes_read() as u64;
-    let body_out = downstream.body_bytes_sent() as u64;
-    let status = status(session, ctx);
     let reason = match &ctx.error {
         Some(error) => Some(error.code()),
         None => ctx.reported.or_else(|| body::reported(ctx)).map(Reported::code),
     };
+    let ended = Ended {
+        at: now,
+        method: &head.method,
+        authority: authority(&head.uri, head.headers.get(HOST)),
+        path: head.raw_path(),
+        version: head.version,
+        status: status(session, ctx),
+        reason,
+        body_in: downstream.body_bytes_read() as u64,
+        body_out: downstream.body_bytes_sent() as u64,
+    };
+    enter(ledger, ctx, &ended);
+}
 
+/// The same for a request that is dropped: the process ends while it waits for something that nothing wakes it from, or a bug
+/// has shown itself.
+pub(super) fn abandon(outline: &Outline, ctx: &RequestCtx) {
+    let error = if std::thread::panicking() { GatewayError::Internal } else { GatewayError::Draining };
+    let ended = Ended {
+        at: Instant::now(),
+        method: &outline.method,
+        authority: authority(&outline.uri, outline.host.as_ref()),
+        path: outline.uri.path().as_bytes(),
+        version: outline.version,
+        status: error.status().as_u16(),
+        reason: Some(error.code()),
+        body_in: ctx.body_in,
+        body_out: 0,
+    };
+    enter(&outline.ledger, ctx, &ended);
+}
+
+fn enter(ledger: &Ledger, ctx: &RequestCtx, ended: &Ended<'_>) {
+    let Ledger { metrics, log } = ledger;
+    let &Ended { status, reason, body_in, body_out, .. } = ended;
+    let total = ended.at.saturating_duration_since(ctx.started);
     let function = ctx.function();
     let counts = function.map_or(metrics.unrouted(), |function| &function.metrics);
     counts.end(&End {
-        method: head.method.as_str(),
+        method: ended.method.as_str(),
         status,
         total,
         overhead: total.saturating_sub(ctx.upstream.duration()),
@@ -45,22 +123,21 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
     if let Some(held) = cold {
         counts.held_cold(held);
     }
+    if let Some(waited) = ctx.queued {
+        counts.queued(waited);
+    }
 
     if !log.is_on() {
         return;
     }
-    let host = match head.uri.authority() {
-        Some(authority) => Some(authority.as_str().as_bytes()),
-        None => head.headers.get(http::header::HOST).map(http::HeaderValue::as_bytes),
-    };
     log.record(&Entry {
         ts: SystemTime::now() - total,
         request_id: ctx.request_id(),
         route: function.map(|function| function.route.as_str()),
         platform: function.map(|function| function.platform),
-        method: head.method.as_str(),
-        host,
-        path: head.raw_path(),
+        method: ended.method.as_str(),
+        host: ended.authority,
+        path: ended.path,
         status,
         reason,
         duration: total,
@@ -72,10 +149,18 @@ pub(super) fn write(metrics: &Metrics, log: &AccessLog, session: &Session, ctx: 
         reused: ctx.upstream.reused,
         upstream: ctx.upstream.lease.as_ref().map(|lease| lease.address()),
         client: Some(ctx.client),
-        protocol: head.version,
+        protocol: ended.version,
         cold,
+        queued: ctx.queued,
         activation_id: ctx.activation_id.as_deref().map(str::as_bytes),
     });
+}
+
+fn authority<'a>(uri: &'a Uri, host: Option<&'a HeaderValue>) -> Option<&'a [u8]> {
+    match uri.authority() {
+        Some(authority) => Some(authority.as_str().as_bytes()),
+        None => host.map(HeaderValue::as_bytes),
+    }
 }
 
 /// What the client got; what it would have got, when nothing was written.
@@ -95,13 +180,8 @@ fn status(session: &Session, ctx: &RequestCtx) -> u16 {
 /// Stands where no method could be read; counted as `other`.
 const NO_METHOD: &str = "-";
 
-/// Writes and counts what was refused below the proxy.
-pub(super) struct Refusals {
-    pub(super) metrics: Metrics,
-    pub(super) log: AccessLog,
-}
-
-impl Observer for Refusals {
+/// What was refused below the proxy.
+impl Observer for Ledger {
     fn refused(&self, at: &Refused<'_>) {
         let method = at.method.unwrap_or(NO_METHOD);
         let counts = self.metrics.unrouted();
@@ -133,8 +213,9 @@ impl Observer for Refusals {
             reused: None,
             upstream: None,
             client: at.client.as_ref().map(SocketAddr::ip),
-            protocol: http::Version::HTTP_11,
+            protocol: at.protocol,
             cold: None,
+            queued: None,
             activation_id: None,
         });
     }
@@ -142,7 +223,7 @@ impl Observer for Refusals {
 
 impl Gateway {
     /// What hears of requests that are refused before the proxy sees them.
-    pub fn observer(&self) -> std::sync::Arc<dyn Observer> {
-        std::sync::Arc::new(Refusals { metrics: self.metrics.clone(), log: self.access_log.clone() })
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        Arc::clone(&self.ledger) as Arc<dyn Observer>
     }
 }

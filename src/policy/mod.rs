@@ -1,27 +1,42 @@
-//! Policies: whether and when a function is called once more, and how long a call waits for a function that is not there yet.
+//! Policies: whether and when a function is called once more, how long a call waits for a function that is not there yet, and
+//! how many calls there may be at once.
 //!
 //! Pure decisions and the little state they need. Nothing here sends, answers, logs or counts.
 
 mod backoff;
+pub mod bulkhead;
 pub mod cold_start;
 pub mod retry;
 
+use std::sync::Arc;
+
 pub use self::backoff::Backoff;
+use self::bulkhead::Bulkhead;
 use self::cold_start::ColdStart;
 use self::retry::{Condition, Retry};
 use crate::diag::Scope;
 
-/// What a route says about calls that fail.
+/// What a route says about its calls.
 #[derive(Debug, Default)]
 pub struct Policy {
     pub retry: Option<Retry>,
     pub cold_start: Option<ColdStart>,
+    pub bulkhead: Option<Arc<Bulkhead>>,
 }
 
 impl Policy {
-    /// Whether it asks for nothing.
-    pub fn is_empty(&self) -> bool {
+    /// Whether a call that failed has failed, and none waits for a function that is not there.
+    pub fn calls_once(&self) -> bool {
         self.retry.is_none() && self.cold_start.is_none()
+    }
+
+    /// The same route's policy before a reload: who is under way goes on counting, unless the limits are others now.
+    pub fn succeed(&mut self, previous: &Policy) {
+        if let (Some(bulkhead), Some(known)) = (&mut self.bulkhead, &previous.bulkhead)
+            && bulkhead.is_like(known)
+        {
+            *bulkhead = Arc::clone(known);
+        }
     }
 
     pub fn tries_again_on(&self, what: Condition) -> bool {
@@ -33,6 +48,7 @@ impl Policy {
 pub fn compile(
     retry: Option<retry::Raw>,
     cold_start: Option<cold_start::Raw>,
+    limits: Option<bulkhead::Raw>,
     scope: &Scope<'_>,
 ) -> Option<Policy> {
     let retry = match retry {
@@ -43,5 +59,9 @@ pub fn compile(
         Some(raw) => cold_start::compile(raw, &scope.key("cold_start")).map(Some),
         None => Some(None),
     };
-    Some(Policy { retry: retry?, cold_start: cold_start? })
+    let bulkhead = match limits {
+        Some(raw) => bulkhead::compile(raw, &scope.key("limits")).map(Some),
+        None => Some(None),
+    };
+    Some(Policy { retry: retry?, cold_start: cold_start?, bulkhead: bulkhead? })
 }

@@ -55,6 +55,8 @@ pub struct Entry<'a> {
     pub protocol: Version,
     /// How long the request waited for its function to come up; only written when it did.
     pub cold: Option<Duration>,
+    /// How long it waited for one of its route's places; only written when it did.
+    pub queued: Option<Duration>,
     /// Only written when there is one.
     pub activation_id: Option<&'a [u8]>,
 }
@@ -135,6 +137,9 @@ impl Entry<'_> {
         text(line, "protocol", Some(protocol(self.protocol).as_bytes()));
         if self.cold.is_some() {
             millis(line, "cold_ms", self.cold);
+        }
+        if self.queued.is_some() {
+            millis(line, "queue_ms", self.queued);
         }
         if self.activation_id.is_some() {
             text(line, "activation_id", self.activation_id);

@@ -27,12 +27,14 @@ pub struct RouteMetrics {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     in_flight: Level,
+    queued: Level,
     connections_open: Level,
     duration: Histogram,
     overhead: Histogram,
     connect: Histogram,
     first_byte: Histogram,
     cold_start_hold: Histogram,
+    queue: Histogram,
 }
 
 /// Why a request was sent once more.
@@ -85,12 +87,14 @@ impl RouteMetrics {
             request_bytes: AtomicU64::default(),
             response_bytes: AtomicU64::default(),
             in_flight: Level::default(),
+            queued: Level::default(),
             connections_open: Level::default(),
             duration: histogram(&DURATION, &CALL_BUCKETS),
             overhead: histogram(&OVERHEAD, &OVERHEAD_BUCKETS),
             connect: histogram(&CONNECT, &CONNECT_BUCKETS),
             first_byte: histogram(&FIRST_BYTE, &CALL_BUCKETS),
             cold_start_hold: histogram(&COLD_START_HOLD, &CALL_BUCKETS),
+            queue: histogram(&QUEUE, &CALL_BUCKETS),
         }
     }
 
@@ -105,6 +109,16 @@ impl RouteMetrics {
     /// A request is in flight as long as the result lives.
     pub fn begin(&self) -> Held {
         self.in_flight.hold()
+    }
+
+    /// A request waits for one of the route's places as long as the result lives.
+    pub fn queue(&self) -> Held {
+        self.queued.hold()
+    }
+
+    /// How long a request waited for one of the route's places, whether it got it or not.
+    pub fn queued(&self, waited: Duration) {
+        self.queue.observe(waited.as_secs_f64());
     }
 
     /// Once for every request, however it ended.
@@ -215,7 +229,7 @@ fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
 const OTHER: &str = "other";
 const METHODS: [&str; 10] =
     ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "TRACE", "CONNECT", OTHER];
-const FAILURE_CODES: [&str; 29] = [
+const FAILURE_CODES: [&str; 31] = [
     "no_route",
     "method_not_allowed",
     "bad_request",
@@ -242,6 +256,8 @@ const FAILURE_CODES: [&str; 29] = [
     "overloaded",
     "draining",
     "client_gone",
+    "client_slow",
+    "client_flood",
     "internal",
     "credential_refused",
     "not_reached",
@@ -263,7 +279,7 @@ const fn histogram_series(buckets: usize) -> usize {
 }
 
 /// What each route shows, and how.
-pub(super) static FAMILIES: [RouteFamily; 14] = [
+pub(super) static FAMILIES: [RouteFamily; 16] = [
     RouteFamily {
         family: Family {
             name: "http_requests_total",
@@ -339,6 +355,16 @@ pub(super) static FAMILIES: [RouteFamily; 14] = [
     },
     RouteFamily {
         family: Family {
+            name: "requests_queued",
+            help: "Requests that wait for one of their route's places now.",
+            kind: MetricType::GAUGE,
+            labels: &["route"],
+            series: 1,
+        },
+        collect: |route, family, into| into.push(family.gauge(&[&route.name], route.queued.get())),
+    },
+    RouteFamily {
+        family: Family {
             name: "request_bytes_total",
             help: "Bytes of request bodies received from clients.",
             kind: MetricType::COUNTER,
@@ -381,6 +407,7 @@ pub(super) static FAMILIES: [RouteFamily; 14] = [
         family: COLD_START_HOLD,
         collect: |route, _, into| collect_seen(&route.cold_start_hold, into),
     },
+    RouteFamily { family: QUEUE, collect: |route, _, into| collect_seen(&route.queue, into) },
 ];
 
 pub(super) struct RouteFamily {
@@ -413,6 +440,13 @@ const CONNECT: Family = Family {
 const COLD_START_HOLD: Family = Family {
     name: "cold_start_hold_seconds",
     help: "How long requests waited for the function to come up.",
+    kind: MetricType::HISTOGRAM,
+    labels: &["route"],
+    series: histogram_series(CALL_BUCKETS.len()),
+};
+const QUEUE: Family = Family {
+    name: "queue_seconds",
+    help: "How long requests waited for one of their route's places.",
     kind: MetricType::HISTOGRAM,
     labels: &["route"],
     series: histogram_series(CALL_BUCKETS.len()),
@@ -461,7 +495,9 @@ mod tests {
             ColdStart => Some(Overloaded),
             Overloaded => Some(Draining),
             Draining => Some(ClientGone),
-            ClientGone => Some(Internal),
+            ClientGone => Some(ClientSlow),
+            ClientSlow => Some(ClientFlood),
+            ClientFlood => Some(Internal),
             Internal => None,
         };
         let errors: Vec<_> = std::iter::successors(Some(NoRoute), next).collect();

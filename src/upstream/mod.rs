@@ -180,7 +180,7 @@ impl Upstream {
         self.choose(|_| true).ok_or(GatewayError::UpstreamResolve)
     }
 
-    /// The same after an attempt on an address that could not be reached: another one, if there is another one.
+    /// The same after an attempt that failed at this address: another one, if there is another one.
     pub fn lease_elsewhere(&self, failed: SocketAddr) -> Result<Lease, GatewayError> {
         self.choose(|address| address != failed).map_or_else(|| self.lease(), Ok)
     }

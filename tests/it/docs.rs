@@ -88,6 +88,7 @@ fn every_field_of_the_log_is_explained() {
         client: None,
         protocol: http::Version::HTTP_11,
         cold: Some(Duration::from_millis(1)),
+        queued: Some(Duration::from_millis(1)),
         activation_id: Some(b"1"),
     });
     assert!(log.flush(Duration::from_secs(10)));
@@ -270,7 +271,7 @@ fn labels_of(family: &str) -> BTreeSet<String> {
     labels
 }
 
-const ERRORS: [GatewayError; 28] = [
+const ERRORS: [GatewayError; 30] = [
     GatewayError::NoRoute,
     GatewayError::MethodNotAllowed(std::borrow::Cow::Borrowed("GET")),
     GatewayError::BadRequest(""),
@@ -298,5 +299,7 @@ const ERRORS: [GatewayError; 28] = [
     GatewayError::Overloaded,
     GatewayError::Draining,
     GatewayError::ClientGone,
+    GatewayError::ClientSlow,
+    GatewayError::ClientFlood,
     GatewayError::Internal,
 ];

@@ -287,6 +287,57 @@ async fn a_client_that_opens_and_resets_hurts_only_itself() {
     gateway.counts("fngate_requests_in_flight", &[("route", "slow")], 0.0).await;
 }
 
+#[tokio::test]
+async fn an_http2_client_that_floods_is_told_to_calm_down() {
+    let (gateway, _origin, ca) = limited("limits: { http2_control_frames: 100 }\n").await;
+    let other = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    for (n, (kind, payload)) in
+        [(PING, &[0; 8][..]), (SETTINGS, &[]), (PRIORITY, &[0, 0, 0, 0, 1])].into_iter().enumerate()
+    {
+        let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+        client.write_all(&preface()).await.unwrap();
+        let stream = u32::from(kind == PRIORITY);
+        // It may be cut off before all of it is sent.
+        let _ = client.write_all(&frame(kind, 0, stream, payload).repeat(2_000)).await;
+
+        let mut heard = Vec::new();
+        let _ = within("the end of the connection", client.read_to_end(&mut heard)).await;
+
+        let goaway = [0, 0, 8, GO_AWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+        assert!(heard.ends_with(&goaway), "{kind}: {:?}", heard.last_chunk::<17>());
+        let line = gateway.access_log(n + 1).await.remove(n);
+        assert_eq!(
+            (line["reason"].as_str(), line["protocol"].as_str()),
+            (Some("client_flood"), Some("HTTP/2"))
+        );
+    }
+    gateway.counts("fngate_failures_total", &[("code", "client_flood")], 3.0).await;
+    assert_eq!(other.call(Http2::get("https://localhost/fn")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn an_http2_client_that_takes_no_answer_gives_its_place_back() {
+    let (gateway, _origin, ca) = limited("limits: { idle_timeout: 1s }\n").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    let fields: &[(&str, &[u8])] =
+        &[(":method", b"GET"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/fn")];
+    // A window of nothing, for all streams.
+    let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    client.write_all(&[&preface()[..24], &no_window[..], &headers(1, fields)].concat()).await.unwrap();
+
+    let line = gateway.access_log(1).await.remove(0);
+
+    assert_eq!(line["reason"], "client_slow", "{line}");
+    gateway.counts("fngate_requests_in_flight", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn an_http2_client_that_says_nothing_is_sent_home() {
+    let (gateway, _origin, ca) = limited("limits: { header_timeout: 1s }\n").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    let _ = within("the end of the connection", client.read_to_end(&mut Vec::new())).await;
+}
+
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Answered {
@@ -358,9 +409,20 @@ async fn guarded() -> (Gateway, Origin, Ca) {
     (gateway, origin, ca)
 }
 
+/// An echoing function on `/fn`, with these settings.
+async fn limited(settings: &str) -> (Gateway, Origin, Ca) {
+    let ca = Ca::new();
+    let origin = Origin::echo().await;
+    let yaml = format!("{settings}{}", route("/fn", &openfunction(&origin, "")));
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
+    (gateway, origin, ca)
+}
+
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
 /// `:status: 200` as the static table has it.
 const STATUS_200: u8 = 0x88;

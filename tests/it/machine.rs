@@ -4,14 +4,9 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 
-use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::A;
-use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UdpSocket;
 use tokio::process::{Child, Command};
 
 use crate::harness::*;
@@ -88,7 +83,7 @@ async fn names_are_followed_while_it_runs() {
         "listeners: [ {{ address: '127.0.0.1:{plain}' }} ]\n{}",
         route("/fn", &format!("http: {{ url: 'http://fn.test:{origin_port}/' }}"))
     );
-    let gateway = Running::with_names(dns.ip, admin, &yaml);
+    let gateway = Running::with_names(dns.ip(), admin, &yaml);
     gateway.is_ready().await;
 
     // At first nobody knows the name: a warning, and no request waits.
@@ -201,84 +196,6 @@ impl Drop for Running {
         if std::thread::panicking() {
             eprintln!("--- service log of the gateway ---\n{}", self.stderr());
         }
-    }
-}
-
-/// A name server that knows one name.
-struct NameServer {
-    ip: Ipv4Addr,
-    state: Arc<Mutex<State>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-struct State {
-    zone: Zone,
-    asked: usize,
-}
-
-#[derive(Clone)]
-enum Zone {
-    Absent,
-    At(Vec<Ipv4Addr>),
-    Fails,
-}
-
-impl NameServer {
-    /// resolv.conf(5) knows no ports, but loopback has addresses enough.
-    async fn start() -> Option<Self> {
-        for last in 53..63 {
-            let ip = Ipv4Addr::new(127, 53, 53, last);
-            if let Ok(socket) = UdpSocket::bind((ip, 53)).await {
-                let state = Arc::new(Mutex::new(State { zone: Zone::Absent, asked: 0 }));
-                let task = tokio::spawn(answer_questions(socket, Arc::clone(&state)));
-                return Some(NameServer { ip, state, task });
-            }
-        }
-        None
-    }
-
-    fn set(&self, zone: Zone) {
-        self.state.lock().unwrap().zone = zone;
-    }
-
-    async fn is_asked_again(&self) {
-        let before = self.state.lock().unwrap().asked;
-        eventually("another question", PATIENCE, async || {
-            (self.state.lock().unwrap().asked > before + 2).then_some(())
-        })
-        .await;
-    }
-}
-
-impl Drop for NameServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn answer_questions(socket: UdpSocket, state: Arc<Mutex<State>>) {
-    let mut buffer = [0; 4096];
-    loop {
-        let (size, client) = socket.recv_from(&mut buffer).await.unwrap();
-        let question = Message::from_vec(&buffer[..size]).unwrap();
-        let query = question.queries[0].clone();
-        let mut answer = Message::response(question.metadata.id, OpCode::Query);
-        answer.add_query(query.clone());
-        let zone = {
-            let mut state = state.lock().unwrap();
-            state.asked += 1;
-            state.zone.clone()
-        };
-        match zone {
-            Zone::At(ips) if query.name().to_string() == "fn.test." => {
-                let ips = ips.iter().filter(|_| query.query_type() == RecordType::A);
-                answer
-                    .add_answers(ips.map(|ip| Record::from_rdata(query.name().clone(), 1, RData::A(A(*ip)))));
-            }
-            Zone::At(_) | Zone::Absent => answer.metadata.response_code = ResponseCode::NXDomain,
-            Zone::Fails => answer.metadata.response_code = ResponseCode::ServFail,
-        }
-        socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
     }
 }
 

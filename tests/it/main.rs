@@ -46,6 +46,8 @@ mod hardening;
 mod http2;
 /// Services behind an ingress, found by their Host.
 mod knative;
+/// Too much of something, and who notices.
+mod limits;
 /// Sockets from the service manager, names from the resolver.
 mod machine;
 /// Counters, gauges, histograms, and the admin listener.
@@ -72,3 +74,5 @@ mod shutdown;
 mod streaming;
 /// Certificates shown to clients, certificates of functions, HTTP/2.
 mod tls;
+/// Stop, restart and upgrade while clients go on.
+mod upgrade;

@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::harness::*;
 
@@ -352,6 +354,33 @@ async fn a_node_that_refuses_is_passed_over_whatever_its_weight() {
     for _ in 0..10 {
         assert_eq!(gateway.get("/fn").await.status(), 200);
     }
+}
+
+#[tokio::test]
+async fn a_node_that_dies_at_the_moment_of_reuse_is_passed_over() {
+    let good = answering().await;
+    let mortal = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!(
+        "http: {{ nodes: [ {{ address: '{}', weight: 9 }}, {{ address: '{}', weight: 1 }} ] }}",
+        mortal.local_addr().unwrap(),
+        good.addr()
+    );
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+    let dying = tokio::spawn(async move {
+        let (mut connection, _) = mortal.accept().await.unwrap();
+        // A request without a body comes in one piece, on loopback.
+        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+        drop(mortal);
+    });
+
+    assert_eq!(gateway.get("/fn").await.status(), 200);
+    assert_eq!(good.requests().len(), 0, "the heavier one comes first");
+    assert_eq!(gateway.get("/fn").await.status(), 200);
+
+    dying.await.unwrap();
+    assert_eq!(good.requests().len(), 1);
 }
 
 #[tokio::test]

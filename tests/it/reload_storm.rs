@@ -206,30 +206,6 @@ async fn told(manager: &UnixDatagram) -> String {
     String::from_utf8_lossy(&buffer[..size]).into_owned()
 }
 
-/// What a process holds.
-#[derive(Debug)]
-struct Footprint {
-    descriptors: usize,
-    threads: usize,
-    kibibytes: usize,
-}
-
-impl Footprint {
-    fn of(gateway: &Gateway) -> Self {
-        let proc = format!("/proc/{}", gateway.pid());
-        let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
-        let number = |key: &str| {
-            let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse().unwrap()
-        };
-        Footprint {
-            descriptors: std::fs::read_dir(format!("{proc}/fd")).unwrap().count(),
-            threads: number("Threads:"),
-            kibibytes: number("VmRSS:"),
-        }
-    }
-}
-
 /// One route that stays, one that only this round has, and a name that only this round asks for.
 fn round(origin: &Origin, number: u32) -> String {
     routes(&[

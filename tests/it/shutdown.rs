@@ -4,6 +4,7 @@
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use serde_json::json;
 use tokio::net::UnixDatagram;
 
@@ -124,6 +125,48 @@ async fn an_upload_and_a_download_that_never_end_have_their_lines() {
 }
 
 #[tokio::test]
+async fn requests_that_wait_for_the_function_s_side_have_their_lines() {
+    let silent = Silent::new();
+    // The kernel takes the connection and what fits into its buffers; nobody takes them from there.
+    let deaf = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let yaml = routes(&[
+        (
+            "dial",
+            "/dial",
+            &format!("http: {{ url: 'http://{}/', connect_timeout: 60s, timeout: 60s }}", silent.addr()),
+        ),
+        (
+            "deaf",
+            "/deaf",
+            &format!("http: {{ url: 'http://{}/', timeout: 60s }}", deaf.local_addr().unwrap()),
+        ),
+    ]);
+    let mut gateway = Gateway::start(&format!("shutdown_grace: 1s\n{yaml}")).await;
+    let (mut dialling, mut sending) = (gateway.client().await, gateway.client().await);
+    dialling.send("GET /dial?secret HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+    sending.send("POST /deaf HTTP/1.1\r\nHost: b.example\r\nContent-Length: 60000000\r\n\r\n").await;
+    let flood = tokio::spawn(async move {
+        for _ in 0..1000 {
+            sending.send(vec![b'x'; 60_000]).await;
+        }
+    });
+    gateway.counts("fngate_requests_in_flight", &[], 2.0).await;
+
+    gateway.signal(Signal::SIGTERM);
+
+    gateway.exit().await;
+    flood.abort();
+    let mut lines = gateway.access_log(2).await;
+    lines.sort_by_key(|line| line["path"].to_string());
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    for (line, path) in lines.iter().zip(["/deaf", "/dial"]) {
+        assert_eq!((&line["reason"], &line["path"]), (&json!("draining"), &json!(path)), "{line}");
+        assert_eq!(line["status"], 503, "{line}");
+    }
+    assert_eq!((&lines[1]["host"], &lines[1]["method"]), (&json!("a.example"), &json!("GET")));
+}
+
+#[tokio::test]
 async fn a_download_that_nobody_takes_has_its_line() {
     let origin = Origin::http1()
         .script(|mut exchange| async move {
@@ -214,6 +257,21 @@ async fn a_socket_of_the_service_manager_is_taken_over() {
     let gateway = Gateway::builder().activated().start(&to(&origin)).await;
 
     assert_eq!(gateway.get("/fn").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_connects_to_a_dead_gateway_is_served_by_the_next() {
+    let origin = Origin::echo().await;
+    let mut gateway = Gateway::builder().activated().start(&to(&origin)).await;
+    gateway.signal(Signal::SIGSTOP);
+    // Until then, it could still accept.
+    waitpid(gateway.pid(), Some(WaitPidFlag::WUNTRACED)).unwrap();
+    let mut client = gateway.client().await;
+    client.start(&Request::get("/fn")).await;
+
+    gateway.kill_and_restart().await;
+
+    assert_eq!(client.response("GET").await.status(), 200);
 }
 
 #[tokio::test]

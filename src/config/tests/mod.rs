@@ -176,7 +176,7 @@ mod defaults {
         assert_eq!(settings.listeners[0].address.to_string(), "0.0.0.0:9080");
         assert!(settings.listeners[0].identities.is_empty());
         assert_eq!(settings.admin.address.to_string(), "127.0.0.1:9180");
-        assert_eq!(settings.shutdown_grace.as_secs(), 30);
+        assert_eq!((settings.drain_delay.as_secs(), settings.shutdown_grace.as_secs()), (0, 30));
         assert_eq!(settings.access_log, AccessLog::Stdout);
         assert_eq!(settings.limits.body, ByteSize(64 << 20));
         assert_eq!(settings.limits.header_timeout.as_secs(), 10);
@@ -187,7 +187,7 @@ mod defaults {
 
     #[test]
     fn what_is_written_is_taken() {
-        let yaml = "listeners: [ { address: '[::1]:1' } ]\nthreads: 3\nadmin: { address: '127.0.0.1:2', hosts: [ gw.internal ] }\nshutdown_grace: 5s\n\
+        let yaml = "listeners: [ { address: '[::1]:1' } ]\nthreads: 3\nadmin: { address: '127.0.0.1:2', hosts: [ gw.internal ] }\ndrain_delay: 4s\nshutdown_grace: 5s\n\
                     trusted_proxies: [ 10.1.2.3/8, 192.0.2.1 ]\naccess_log: { path: /log }\n\
                     limits: { body: 1KiB, header_timeout: 1s, idle_timeout: 2s, connections: 3, in_flight: 4 }\n";
         let Plan { settings, .. } = plan(load_yaml(&(yaml.to_owned() + &routes(&[("a", "/a")]))));

@@ -1,3 +1,4 @@
+use std::future::ready;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -98,6 +99,9 @@ impl Gateway {
             header_timeout: LONG,
             idle_timeout: LONG,
             connections: 100,
+            requests_per_connection: 1000,
+            min_rate: 0,
+            control_frames: 1000,
             observer: Arc::clone(&codes) as Arc<dyn Observer>,
         };
         change(&mut terms);
@@ -336,6 +340,9 @@ async fn proxy_gets_a_connection_with_its_first_byte() {
         header_timeout: LONG,
         idle_timeout: SHORT,
         connections: 100,
+        requests_per_connection: 1000,
+        min_rate: 0,
+        control_frames: 1000,
         observer: Arc::new(Codes::default()),
     };
     let app = Arc::new(Reader::default());
@@ -360,7 +367,7 @@ async fn proxy_gets_a_connection_with_its_first_byte() {
         tokio::task::yield_now().await;
     }
     stop.send_replace(true);
-    assert_eq!(front.drain(sleep(LONG)).await, 0);
+    assert_eq!(front.drain(ready(()), sleep(LONG)).await, 0);
     assert_eq!(idle.rest().await, "");
     assert_eq!(app.0.load(Ordering::Relaxed), 1);
 }
@@ -400,7 +407,7 @@ async fn drain_ends_the_idle_and_waits_for_the_busy() {
     assert!(TcpStream::connect(gateway.address).await.is_err(), "the listener is still open");
 
     let front = Arc::clone(&gateway.front);
-    let draining = tokio::spawn(async move { front.drain(sleep(LONG)).await });
+    let draining = tokio::spawn(async move { front.drain(ready(()), sleep(LONG)).await });
     assert_eq!(idle.rest().await, "");
     assert!(!draining.is_finished());
     tell.send(()).await.unwrap();
@@ -419,7 +426,7 @@ async fn drain_cuts_what_is_left_at_the_end() {
         tokio::task::yield_now().await;
     }
     gateway.stop.send_replace(true);
-    assert_eq!(gateway.front.drain(sleep(SHORT)).await, 1);
+    assert_eq!(gateway.front.drain(ready(()), sleep(SHORT)).await, 1);
     assert!(busy.rest().await.starts_with("HTTP/1.1 503 "));
     assert_eq!(gateway.front.open(), 0);
 }

@@ -36,6 +36,9 @@ fn rig() -> Rig {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(75),
         connections: 1,
+        requests_per_connection: 1000,
+        min_rate: 0,
+        control_frames: 1000,
         observer: Arc::clone(&reports) as Arc<dyn Observer>,
     };
     let wire = Wire::new(Box::new(server), None, Arc::new(terms), Permit::alone(), watch::channel(()).1);

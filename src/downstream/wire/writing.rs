@@ -7,12 +7,11 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use async_trait::async_trait;
 use bytes::Buf;
-use pingora_core::protocols::Shutdown;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 
-use super::{INNER, Side, Stage, Wire};
+use super::{INNER, NOT_TAKEN, Stage, Wire};
+use crate::downstream::pace::acknowledged;
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -47,7 +46,7 @@ impl AsyncWrite for Wire {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(wire.broken(error))),
                 Poll::Pending => return wire.poll_write_stall(cx).map(Err),
             };
-            wire.write_stalled = None;
+            wire.download.went();
             let ours = written.min(wire.out.len());
             wire.out.advance(ours);
             if written > ours || written == 0 {
@@ -73,15 +72,6 @@ impl AsyncWrite for Wire {
     }
 }
 
-#[async_trait]
-impl Shutdown for Wire {
-    async fn shutdown(&mut self) {
-        if let Err(error) = AsyncWriteExt::shutdown(self).await {
-            log::debug!("client left before the connection was shut down: {error}");
-        }
-    }
-}
-
 impl Wire {
     /// Looks at each beginning of what Pingora writes until the final answer to an upgrade has begun. Pingora hands over a
     /// head in one piece, so its first line is never cut.
@@ -101,7 +91,7 @@ impl Wire {
             let Poll::Ready(written) = Pin::new(inner).poll_write(cx, &self.out) else {
                 return self.poll_write_stall(cx).map(Err);
             };
-            self.write_stalled = None;
+            self.download.went();
             match written {
                 Ok(0) => return Poll::Ready(Err(self.broken(io::ErrorKind::WriteZero.into()))),
                 Ok(written) => self.out.advance(written),
@@ -111,12 +101,14 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// A client that takes nothing for as long as it may be idle is given up.
+    /// A client that takes too little is given up.
     fn poll_write_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if let Poll::Ready(Err(cut)) = self.poll_cut() {
             return Poll::Ready(self.broken(cut));
         }
-        ready!(self.poll_stall(cx, Side::Write));
+        let Self { download, alarm, terms, inner, .. } = self;
+        ready!(download.poll(cx, alarm, terms, || inner.as_ref().and_then(acknowledged)));
+        self.refusal = Some(NOT_TAKEN);
         Poll::Ready(self.broken(io::ErrorKind::TimedOut.into()))
     }
 

@@ -16,8 +16,8 @@
 //!                                          {"width":64}
 //! ```
 //!
-//! The keys decide which it is: [`function_uri`] with a key of API Gateway or with none is streamed, with `iam` the request is held to be
-//! signed; `function` is the API ([`invoke`]). What AWS says of accounts and roles never reaches a client ([`refusal`]).
+//! The keys decide which it is: `function_uri.rs` with a key of API Gateway or with none is streamed, with `iam` the request is held to be
+//! signed; `function` is the API (`invoke.rs`). What AWS says of accounts and roles never reaches a client (`refusal.rs`).
 
 pub mod function;
 mod function_uri;

@@ -35,6 +35,7 @@ fn entry() -> Entry<'static> {
         client: Some("192.0.2.7".parse().unwrap()),
         protocol: Version::HTTP_11,
         cold: None,
+        queued: None,
         activation_id: None,
     }
 }

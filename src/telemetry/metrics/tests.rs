@@ -5,7 +5,7 @@ use crate::error::GatewayError;
 use crate::telemetry::{End, Retry};
 
 /// Name, type and labels of every family that is exposed, as the documentation promises them.
-const PROMISED: [(&str, &str, &str); 28] = [
+const PROMISED: [(&str, &str, &str); 30] = [
     ("fngate_access_log_dropped_total", "counter", ""),
     ("fngate_build_info", "gauge", "commit version"),
     ("fngate_cold_start_hold_seconds", "histogram", "le route"),
@@ -18,8 +18,10 @@ const PROMISED: [(&str, &str, &str); 28] = [
     ("fngate_gateway_overhead_seconds", "histogram", "le route"),
     ("fngate_http_request_duration_seconds", "histogram", "le route"),
     ("fngate_http_requests_total", "counter", "code method platform route"),
+    ("fngate_queue_seconds", "histogram", "le route"),
     ("fngate_request_bytes_total", "counter", "route"),
     ("fngate_requests_in_flight", "gauge", "route"),
+    ("fngate_requests_queued", "gauge", "route"),
     ("fngate_response_bytes_total", "counter", "route"),
     ("fngate_retries_total", "counter", "reason route"),
     ("fngate_tls_certificate_not_after_seconds", "gauge", "name"),
@@ -183,6 +185,7 @@ fn touch(route: &RouteMetrics) {
     route.dialled(Duration::from_millis(3));
     route.first_byte(Duration::from_millis(5));
     route.held_cold(Duration::from_millis(5));
+    route.queued(Duration::from_millis(5));
 }
 
 fn end(method: &str, status: u16) -> End<'_> {

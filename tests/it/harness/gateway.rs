@@ -27,7 +27,8 @@ pub(crate) struct Gateway {
     stdout: Lines,
     stderr: Lines,
     /// What the service manager would hold: nobody else can bind the port meanwhile.
-    _listener: Option<TcpListener>,
+    listener: Option<TcpListener>,
+    builder: Builder,
 }
 
 impl Gateway {
@@ -167,8 +168,38 @@ impl Gateway {
         after.counter("fngate_config_last_reload_successful", &[]) == 1.0
     }
 
+    /// Kills the process and starts another in its place, as a service manager does: on the same ports, with the same file and
+    /// the same inherited socket. Returns when it is ready.
+    pub(crate) async fn kill_and_restart(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.exit().await;
+        (self.child, self.stdout, self.stderr) = self.builder.launch(&self.home, self.listener.as_ref());
+        let status = self.ready().await;
+        assert!(status.is_ok(), "the gateway ended with {status:?} instead of serving again");
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
+    }
+
+    /// Stops it and starts it again, as a service manager does. What it wrote before is forgotten.
+    pub(crate) async fn restart(&mut self) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.exit().await.success());
+        (self.child, self.stdout, self.stderr) = self.builder.launch(&self.home, self.listener.as_ref());
+        self.ready().await.unwrap();
+    }
+
+    /// Waits until as many processes have taken over, and returns them.
+    pub(crate) async fn successors(&self, count: usize) -> Vec<Pid> {
+        let what = format!("{count} upgrades");
+        eventually(&what, PATIENCE, async || Some(self.taken_over()).filter(|all| all.len() >= count)).await
+    }
+
+    fn taken_over(&self) -> Vec<Pid> {
+        let text = self.stderr.text();
+        let id = |line: &str| line.split_once("process ")?.1.strip_suffix(" has taken over")?.parse().ok();
+        text.lines().filter_map(id).map(Pid::from_raw).collect()
     }
 
     /// Waits for the child to end by itself.
@@ -185,6 +216,10 @@ impl Drop for Gateway {
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
         }
+        // Not our children: whoever reaps the orphans of this machine reaps them.
+        for successor in self.taken_over() {
+            let _ = kill(successor, Signal::SIGKILL);
+        }
         if std::thread::panicking() {
             eprintln!("--- the end of the service log ---\n{}", self.stderr.end(LINES_SHOWN));
             eprintln!("--- the end of the access log ---\n{}", self.stdout.end(LINES_SHOWN));
@@ -193,7 +228,7 @@ impl Drop for Gateway {
 }
 
 /// How a gateway is to be started.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Builder {
     env: Vec<(String, String)>,
     files: Vec<(String, String)>,
@@ -280,8 +315,13 @@ impl Builder {
         }
         home.write_config(yaml);
         let listener = self.activated.then(|| TcpListener::bind(local(home.ports.plain)).unwrap());
+        let (child, stdout, stderr) = self.launch(&home, listener.as_ref());
+        Gateway { child, home, stdout, stderr, listener, builder: self.clone() }
+    }
+
+    fn launch(&self, home: &Home, listener: Option<&TcpListener>) -> (Child, Lines, Lines) {
         let mut command = self.command();
-        let stdin = listener.as_ref().map_or(Stdio::null(), |l| OwnedFd::from(l.try_clone().unwrap()).into());
+        let stdin = listener.map_or(Stdio::null(), |l| OwnedFd::from(l.try_clone().unwrap()).into());
         let mut child = command
             .arg("run")
             .arg("-c")
@@ -296,7 +336,7 @@ impl Builder {
             .unwrap();
         let stdout = Lines::of(child.stdout.take().unwrap());
         let stderr = Lines::of(child.stderr.take().unwrap());
-        Gateway { child, home, stdout, stderr, _listener: listener }
+        (child, stdout, stderr)
     }
 }
 

@@ -3,6 +3,7 @@
 
 // The gateway.
 mod command;
+mod footprint;
 mod gateway;
 mod home;
 mod lines;
@@ -13,6 +14,7 @@ mod exchange;
 mod framework;
 mod journal;
 mod moto;
+mod names;
 mod origin;
 mod unreachable;
 
@@ -30,12 +32,14 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
 pub(crate) use command::{check, run, run_with};
 pub(crate) use exchange::{Exchange, Reply};
+pub(crate) use footprint::Footprint;
 pub(crate) use framework::Framework;
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
 pub(crate) use home::free_port;
 pub(crate) use journal::Recorded;
 pub(crate) use moto::{Keys, Moto};
-pub(crate) use origin::{Origin, Script};
+pub(crate) use names::{NameServer, Zone};
+pub(crate) use origin::{Ending, Origin, Script};
 pub(crate) use pki::{Ca, Leaf};
 pub(crate) use unreachable::{Refusing, Silent};
 pub(crate) use wire::Piece;

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -35,6 +37,7 @@ impl Origin {
             protocol: Protocol::Http1,
             tls: None,
             answers: None,
+            idle: None,
             serve: Serve::Reply(Arc::new(said_nothing)),
         }
     }
@@ -139,7 +142,15 @@ pub(crate) struct Script {
     protocol: Protocol,
     tls: Option<Arc<ServerConfig>>,
     answers: Option<usize>,
+    idle: Option<(Duration, Ending)>,
     serve: Serve,
+}
+
+/// How a connection is closed.
+#[derive(Clone, Copy)]
+pub(crate) enum Ending {
+    Fin,
+    Reset,
 }
 
 enum Serve {
@@ -176,6 +187,12 @@ impl Script {
     /// Closes each connection, without an answer, at the moment of the request after this many.
     pub(crate) fn answers_per_connection(mut self, answers: usize) -> Self {
         self.answers = Some(answers);
+        self
+    }
+
+    /// Closes a connection on which no request came for this long.
+    pub(crate) fn closes_idle(mut self, after: Duration, ending: Ending) -> Self {
+        self.idle = Some((after, ending));
         self
     }
 
@@ -265,7 +282,19 @@ async fn serve_http1(io: impl Io + 'static, script: &Script, journal: Arc<Journa
         if held.closing {
             return;
         }
-        let Some(head) = held.wire.head().await else { return };
+        let head = match script.idle {
+            None => held.wire.head().await,
+            Some((after, ending)) => match timeout(after, held.wire.head()).await {
+                Ok(head) => head,
+                Err(_) => {
+                    if matches!(ending, Ending::Reset) {
+                        held.wire.linger_zero();
+                    }
+                    return;
+                }
+            },
+        };
+        let Some(head) = head else { return };
         let index = journal.write(|state| {
             state.requests.push(Recorded { head: head.clone(), body: Vec::new(), connection });
             state.requests.len() - 1

@@ -35,6 +35,19 @@ async fn an_origin_dies_at_the_moment_of_reuse() {
 }
 
 #[tokio::test]
+async fn an_origin_closes_what_is_idle() {
+    for ending in [Ending::Fin, Ending::Reset] {
+        let origin =
+            Origin::http1().text("once").closes_idle(Duration::from_millis(50), ending).start().await;
+        let mut client = Client::connect(origin.addr()).await;
+
+        assert_eq!(client.call(&Request::get("/")).await.text(), "once");
+        assert!(client.rest().await.is_empty());
+        origin.settles_at(0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_body_cut_short_is_seen_as_cut() {
     for bytes in [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",

@@ -1,0 +1,195 @@
+//! How slow a client may be, with what it sends and with what it takes.
+//!
+//! Only the time counts for which we wait for the client; while nothing is asked of it, or nothing is there for it, it may be as
+//! silent as it likes. So event streams and WebSockets have no pace.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pingora_core::protocols::Stream;
+use tokio::time::Instant;
+
+use super::Terms;
+use super::alarm::Alarm;
+
+/// The patience with a body on its way in: waiting uses it up, every byte gives a little back.
+pub(super) struct Upload {
+    left: Duration,
+    waiting: Option<Instant>,
+}
+
+impl Upload {
+    pub(super) fn begin() -> Self {
+        Self { left: GRACE, waiting: None }
+    }
+
+    pub(super) fn arrived(&mut self, bytes: usize, terms: &Terms) {
+        if let Some(since) = self.waiting.take() {
+            self.left = self.left.saturating_sub(since.elapsed());
+        }
+        if self.left < GRACE && terms.min_rate > 0 {
+            let earned = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / terms.min_rate);
+            self.left = self.left.saturating_add(earned).min(GRACE);
+        }
+    }
+
+    /// Ready when the client is too slow, or has not moved for as long as it may be idle. Only who has to wait comes here, so that
+    /// all others need no timer.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm, terms: &Terms) -> Poll<()> {
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        let patience =
+            if terms.min_rate > 0 { self.left.min(terms.idle_timeout) } else { terms.idle_timeout };
+        alarm.poll(cx, since + patience)
+    }
+}
+
+/// The patience with a client that takes what is written. A write that waits says little: the kernel's buffer is large, and there
+/// is no room in it before a good part has gone. So what the client has acknowledged is looked at, once in a while.
+#[derive(Default)]
+pub(super) struct Download(Option<Wait>);
+
+struct Wait {
+    since: Instant,
+    check: Instant,
+    /// What the client had acknowledged at the last look.
+    taken: Option<u64>,
+}
+
+impl Download {
+    /// The kernel had room.
+    pub(super) fn went(&mut self) {
+        self.0 = None;
+    }
+
+    /// Ready when the client is too slow, or takes nothing. `taken` says how much it has acknowledged in all, if that is known.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        alarm: &mut Alarm,
+        terms: &Terms,
+        taken: impl Fn() -> Option<u64>,
+    ) -> Poll<()> {
+        let interval = if terms.min_rate > 0 { LOOK.min(terms.idle_timeout) } else { terms.idle_timeout };
+        let wait = self.0.get_or_insert_with(|| {
+            let since = Instant::now();
+            Wait { since, check: since + interval, taken: None }
+        });
+        loop {
+            ready!(alarm.poll(cx, wait.check));
+            let Some(now) = taken() else {
+                let end = wait.since + terms.idle_timeout;
+                if wait.check >= end {
+                    return Poll::Ready(());
+                }
+                wait.check = end;
+                continue;
+            };
+            let wanted = (u128::from(terms.min_rate) * interval.as_millis() / 1000).max(1);
+            if wait.taken.is_some_and(|before| u128::from(now.saturating_sub(before)) < wanted) {
+                return Poll::Ready(());
+            }
+            wait.taken = Some(now);
+            wait.check += interval;
+        }
+    }
+}
+
+/// How much the client has acknowledged of all that was written to it, as its connection says.
+pub(super) fn acknowledged(stream: &Stream) -> Option<u64> {
+    Some(stream.get_socket_digest()?.tcp_info()?.tcpi_bytes_acked)
+}
+
+/// A client's first waits are free.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often is looked at what a client has taken, and for how long its pace is measured.
+const LOOK: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::downstream::{HeadLimits, Observer, Refused};
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn refused(&self, _: &Refused<'_>) {}
+    }
+
+    fn terms(min_rate: u64) -> Terms {
+        Terms {
+            head: HeadLimits::default(),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            connections: 1,
+            requests_per_connection: 1,
+            min_rate,
+            control_frames: 1,
+            observer: Arc::new(Nobody),
+        }
+    }
+
+    /// How many seconds a client is waited for that sends so much each second.
+    async fn uploading(rate: usize, min_rate: u64, at_most: u64) -> u64 {
+        let (mut upload, mut alarm, terms) = (Upload::begin(), Alarm::default(), terms(min_rate));
+        let begun = Instant::now();
+        while begun.elapsed().as_secs() < at_most {
+            let slow = poll_fn(|cx| upload.poll(cx, &mut alarm, &terms));
+            if tokio::time::timeout(Duration::from_secs(1), slow).await.is_ok() {
+                break;
+            }
+            if rate > 0 {
+                upload.arrived(rate, &terms);
+            }
+        }
+        begun.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_needs_its_pace_after_the_grace() {
+        assert_eq!(uploading(0, 500, 300).await, 5);
+        assert_eq!(uploading(250, 500, 300).await, 9);
+        assert_eq!(uploading(500, 500, 300).await, 300);
+        assert_eq!(uploading(1_000_000, 500, 300).await, 300);
+        assert_eq!(uploading(0, 0, 300).await, 75, "without a rate, only silence ends it");
+        assert_eq!(uploading(1, 0, 300).await, 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_quickly_excuses_no_later_drip() {
+        let (mut upload, mut alarm, terms) = (Upload::begin(), Alarm::default(), terms(500));
+        upload.arrived(1 << 30, &terms);
+        let begun = Instant::now();
+        poll_fn(|cx| upload.poll(cx, &mut alarm, &terms)).await;
+        assert_eq!(begun.elapsed().as_secs(), 5);
+    }
+
+    /// How many seconds a client is waited for that acknowledges so much each second while our write waits.
+    async fn downloading(rate: u64, min_rate: u64, is_known: bool) -> Option<u64> {
+        let (mut download, mut alarm, terms) = (Download::default(), Alarm::default(), terms(min_rate));
+        let begun = Instant::now();
+        let looks = Cell::new(0);
+        let taken = || {
+            looks.set(looks.get() + 1);
+            is_known.then(|| begun.elapsed().as_secs() * rate)
+        };
+        let slow = poll_fn(|cx| download.poll(cx, &mut alarm, &terms, taken));
+        let ended = tokio::time::timeout(Duration::from_secs(3600), slow).await;
+        assert!(looks.get() <= 3600 / 15, "{} looks", looks.get());
+        ended.ok().map(|()| begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_download_needs_its_pace() {
+        assert_eq!(downloading(0, 500, true).await, Some(30));
+        assert_eq!(downloading(499, 500, true).await, Some(30));
+        assert_eq!(downloading(500, 500, true).await, None, "though our write has waited for an hour");
+        assert_eq!(downloading(1, 0, true).await, None);
+        assert_eq!(downloading(0, 0, true).await, Some(150));
+        assert_eq!(downloading(0, 500, false).await, Some(75));
+        assert_eq!(downloading(0, 0, false).await, Some(75));
+    }
+}

@@ -1,0 +1,252 @@
+//! Clients that leave, dawdle, and come in crowds. The load beside them is not to notice.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Fault, Outcome};
+use crate::harness::{Gateway, Origin, Request};
+use crate::ledger::{Ledger, Ran, Seen};
+use crate::stage::{Expect, Pace, Setting, Stage, route, well};
+
+pub(super) fn all() -> Vec<Fault> {
+    vec![
+        Fault::new("clients half-close after their request", half_close),
+        Fault::new("clients vanish in the middle of an answer", |pace| vanish(pace, Leaves::InAnswer)),
+        Fault::new("clients vanish in the middle of an upload", |pace| vanish(pace, Leaves::InUpload)),
+        Fault::new("clients send their head byte by byte", slow_heads),
+        Fault::new("clients do not take their answers", slow_readers),
+        Fault::new("more connections than `limits.connections`", too_many),
+        Fault::new("more connections than file descriptors", no_descriptors),
+    ]
+}
+
+async fn half_close(pace: Pace) -> Outcome {
+    let (mut stage, _function) = busy(pace, "", "").await;
+
+    stage.calm().await;
+    let end = Instant::now() + pace.fault;
+    while Instant::now() < end {
+        let id = stage.ledger.next();
+        let mut client = stage.gateway.client().await;
+        client.start(&Request::get(&format!("/struck/{id}"))).await;
+        client.finish().await;
+        let seen = client.try_response("GET").await.map_or(Seen::Closed, |answer| Seen::of(&answer, id));
+        stage.demand(seen == Seen::Answered, format!("who half-closed was not answered: {seen}"));
+        stage.ledger.guest(id, "GET", seen);
+    }
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
+}
+
+#[derive(Clone, Copy)]
+enum Leaves {
+    InAnswer,
+    InUpload,
+}
+
+async fn vanish(pace: Pace, leaves: Leaves) -> Outcome {
+    let endless = endless().await;
+    let routes = route("long", &format!("http: {{ url: '{}/', timeout: 60s }}", endless.url()));
+    let (mut stage, _function) = busy(pace, "", &routes).await;
+    if matches!(leaves, Leaves::InUpload) {
+        // A reset may throw away what the gateway has not read yet, and with it the request.
+        stage.not_counted();
+    }
+
+    stage.calm().await;
+    let end = Instant::now() + pace.fault;
+    while Instant::now() < end {
+        join_all((0..10).map(|number| leave(&stage.gateway, &stage.ledger, leaves, number % 2 == 0))).await;
+        sleep(BETWEEN_WAVES).await;
+    }
+    // A function learns that nobody waits for it any more.
+    let end = Instant::now() + Duration::from_secs(2);
+    while endless.open() > 0 && Instant::now() < end {
+        sleep(Duration::from_millis(20)).await;
+    }
+    stage.demand(endless.open() == 0, format!("{} calls go on for clients that left", endless.open()));
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
+}
+
+async fn leave(gateway: &Gateway, ledger: &Ledger, leaves: Leaves, resets: bool) {
+    let id = ledger.next();
+    let mut client = gateway.client().await;
+    let method = match leaves {
+        Leaves::InAnswer => {
+            client.start(&Request::get(&format!("/long/{id}"))).await;
+            client.head().await;
+            "GET"
+        }
+        Leaves::InUpload => {
+            let head = format!("POST /long/{id} HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n");
+            client.send(head + &"x".repeat(100_000)).await;
+            "POST"
+        }
+    };
+    if resets {
+        client.reset();
+    }
+    ledger.guest(id, method, Seen::Left);
+}
+
+async fn slow_heads(pace: Pace) -> Outcome {
+    let (mut stage, _function) = busy(pace, "limits: { header_timeout: 1s }", "").await;
+
+    stage.calm().await;
+    let begun = Instant::now();
+    let slow = join_all((0..SLOW).map(|_| slow_head(&stage.gateway, &stage.ledger))).await;
+    let told = slow.iter().filter(|seen| **seen == Seen::Told(408, "request_timeout".to_owned())).count();
+    stage.demand(told == SLOW, format!("{told} of {SLOW} slow clients were told so"));
+    let took = begun.elapsed();
+    stage.demand(took < Duration::from_secs(3), format!("it took {took:?} to be rid of them, not a second"));
+    stage.lasts().await;
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
+}
+
+async fn slow_head(gateway: &Gateway, ledger: &Ledger) -> Seen {
+    let id = ledger.next();
+    let mut client = gateway.client().await;
+    let head = format!("GET /struck/{id} HTTP/1.1\r\nHost: h\r\nX-Slow: {}\r\n\r\n", "x".repeat(200));
+    for byte in head.bytes() {
+        client.send([byte]).await;
+        let next = Instant::now() + Duration::from_millis(100);
+        if let Ok(answer) = timeout_at(next, client.try_response("GET")).await {
+            let seen = answer.map_or(Seen::Closed, |answer| Seen::of(&answer, id));
+            ledger.guest(id, "GET", seen.clone());
+            return seen;
+        }
+    }
+    let seen = Seen::Lost("never given up".to_owned());
+    ledger.guest(id, "GET", seen.clone());
+    seen
+}
+
+async fn slow_readers(pace: Pace) -> Outcome {
+    let endless = endless().await;
+    let routes = route("long", &format!("http: {{ url: '{}/', timeout: 60s }}", endless.url()));
+    let (mut stage, _function) = busy(pace, "limits: { idle_timeout: 1s }", &routes).await;
+
+    stage.calm().await;
+    let mut clients = Vec::new();
+    for _ in 0..READERS {
+        let id = stage.ledger.next();
+        let mut client = stage.gateway.client().await;
+        client.start(&Request::get(&format!("/long/{id}"))).await;
+        stage.ledger.guest(id, "GET", Seen::Left);
+        clients.push(client);
+    }
+    let end = Instant::now() + Duration::from_secs(5);
+    while endless.open() > 0 && Instant::now() < end {
+        sleep(Duration::from_millis(20)).await;
+    }
+    stage
+        .demand(endless.open() == 0, format!("{} calls go on for clients that take nothing", endless.open()));
+    stage.heals().await;
+    drop(clients);
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
+}
+
+/// Those who are connected go on; those who are not wait, and are served when there is room again.
+async fn no_descriptors(pace: Pace) -> Outcome {
+    let ran = Ran::default();
+    let function = well(&ran).await;
+    let start = async |yaml: String| Gateway::builder().open_files(128).start(&yaml).await;
+    let mut stage = Stage::set_with(pace, &ran, Setting::to(&function.url()), start).await;
+
+    let mut spent = Spent::of(&stage.gateway);
+    stage.calm().await;
+    let calm = spent.since(&stage.gateway);
+    let crowd = join_all((0..200).map(|_| stage.gateway.client())).await;
+    stage.lasts().await;
+    let said = stage.gateway.stderr().contains("connections cannot be accepted");
+    stage.demand(said, "the log does not say that there are no descriptors left");
+    drop(crowd);
+    let crowded = spent.since(&stage.gateway);
+    stage.demand(
+        crowded < calm * 1.5 + 0.3,
+        format!("it took {crowded:.2} of a processor in the crowd, {calm:.2} before: something spins"),
+    );
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
+}
+
+/// How much of a processor a gateway takes.
+struct Spent {
+    seconds: f64,
+    at: Instant,
+}
+
+impl Spent {
+    fn of(gateway: &Gateway) -> Self {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.pid())).unwrap();
+        // Behind the name, which may contain anything, come eleven other fields.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().unwrap());
+        Spent { seconds: ticks.sum::<f64>() / TICKS_PER_SECOND, at: Instant::now() }
+    }
+
+    fn since(&mut self, gateway: &Gateway) -> f64 {
+        let before = std::mem::replace(self, Self::of(gateway));
+        (self.seconds - before.seconds) / (self.at - before.at).as_secs_f64()
+    }
+}
+
+async fn too_many(pace: Pace) -> Outcome {
+    let (mut stage, _function) = busy(pace, "limits: { connections: 40 }", "").await;
+
+    stage.calm().await;
+    let mut crowd = join_all((0..60).map(|_| stage.gateway.client())).await;
+    // Those for whom there is room are asked for their request; the others are told at once.
+    let patience = Instant::now() + pace.fault / 2;
+    let mut told = 0;
+    for client in &mut crowd {
+        if let Ok(Some(answer)) = timeout_at(patience, client.try_response("GET")).await {
+            told += usize::from((answer.status(), answer.code().as_str()) == (503, "overloaded"));
+            stage.ledger.guest(stage.ledger.next(), "GET", Seen::Told(answer.status(), answer.code()));
+        }
+    }
+    stage.demand(told >= 20, format!("only {told} of 60 were told that there is no room"));
+    stage.lasts().await;
+    drop(crowd);
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
+}
+
+/// A stage with a function that does as it should.
+async fn busy(pace: Pace, top: &str, routes: &str) -> (Stage, Origin) {
+    let ran = Ran::default();
+    let function = well(&ran).await;
+    let setting = Setting { top: top.to_owned(), routes: routes.to_owned(), ..Setting::to(&function.url()) };
+    (Stage::set(pace, &ran, setting).await, function)
+}
+
+/// A function that sends for as long as somebody takes it, and takes whatever is sent.
+async fn endless() -> Origin {
+    let origin = Origin::http1().script(|mut exchange| async move {
+        if exchange.method() == "POST" {
+            exchange.body().await;
+            return;
+        }
+        exchange.start_chunked("text/plain").await;
+        while !exchange.closing() {
+            exchange.send_chunk(&"x".repeat(16 * 1024)).await;
+        }
+    });
+    origin.start().await
+}
+
+const SLOW: usize = 60;
+const READERS: usize = 20;
+const BETWEEN_WAVES: Duration = Duration::from_millis(100);
+/// In which /proc counts (USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;
