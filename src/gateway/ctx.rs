@@ -13,17 +13,18 @@ use super::again::Again;
 use super::body::Body;
 use super::limits::InFlight;
 use super::record::{self, Outline};
-use super::{entrance, forward};
+use super::{forward, is_tls};
 use crate::downstream::RequestId;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
-use crate::platforms::Call;
 use crate::platforms::template::Parameters;
+use crate::platforms::{Call, Origin};
 use crate::policy::bulkhead::Place;
 use crate::routing::Captures;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Held, RouteMetrics};
 use crate::upstream::{Lease, Upstream, Use};
+use crate::values::Scheme;
 
 pub struct RequestCtx {
     pub(super) started: Instant,
@@ -125,7 +126,9 @@ impl RequestCtx {
     pub(super) fn call<'a>(&'a self, session: &'a Session) -> Call<'a> {
         let head = session.req_header();
         let path = head.uri.path();
-        let origin = forward::origin(head, entrance(session));
+        let authority = self.outline.as_ref().map_or("", Outline::authority);
+        let scheme = if is_tls(session) { Scheme::Https } else { Scheme::Http };
+        let origin = Origin { scheme, authority };
         Call {
             method: &head.method,
             suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),
@@ -169,9 +172,7 @@ impl RequestCtx {
 
 impl Drop for RequestCtx {
     fn drop(&mut self) {
-        if let Some(outline) = self.outline.take() {
-            record::abandon(&outline, self);
-        }
+        record::abandon(self);
     }
 }
 

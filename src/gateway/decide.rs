@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 
 use super::ctx::{Match, RequestCtx};
 use super::forward::{self, Trust};
+use super::record::Outline;
 use super::{Gateway, fault, peer_address};
 use crate::downstream::{self, Wire};
 use crate::error::GatewayError;
@@ -43,7 +44,8 @@ impl Gateway {
         }
         forward::forget_case(session.req_header_mut());
         let head = session.req_header();
-        let matched = find(&ctx.snapshot, head)?;
+        let host = ctx.outline.as_ref().map_or("", Outline::authority);
+        let matched = find(&ctx.snapshot, host, head)?;
         let suffix_is_safe = match matched.suffix_at {
             Some(start) => crate::uri::check_path(head.uri.path().get(start..).unwrap_or_default()),
             None => Ok(()),
@@ -67,8 +69,7 @@ impl Gateway {
 }
 
 /// The route for this head.
-fn find(snapshot: &Snapshot, head: &RequestHeader) -> Result<Match, GatewayError> {
-    let host = forward::authority(head);
+fn find(snapshot: &Snapshot, host: &str, head: &RequestHeader) -> Result<Match, GatewayError> {
     if host.is_empty() && head.version != http::Version::HTTP_10 {
         return Err(GatewayError::BadRequest("the Host header is missing"));
     }

@@ -81,21 +81,8 @@ fn parse_address(entry: &[u8]) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// The host that the client asked for, with its port if it named one; empty without any.
-pub(super) fn authority(head: &RequestHeader) -> &str {
-    match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
-    }
-}
-
-/// How the peer reached this gateway.
-pub(super) fn origin(head: &RequestHeader, entrance: Entrance) -> Origin<'_> {
-    let scheme = if entrance.is_tls { Scheme::Https } else { Scheme::Http };
-    Origin { scheme, authority: authority(head) }
-}
-
-/// How the client reached the trusted proxy that is the peer, as far as the proxy says it. Of a list, the first entry counts.
+/// How the client reached the trusted proxy that is the peer, as far as the proxy says it; `peers` is how that one reached us. Of
+/// a list, the first entry counts.
 pub(super) fn origin_before<'a>(head: &'a RequestHeader, peers: Origin<'a>) -> Origin<'a> {
     let said = |name| {
         let list = head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -330,7 +317,8 @@ mod tests {
             for (name, value) in fields {
                 head.append_header(*name, *value).unwrap();
             }
-            let peers = origin(&head, Entrance { is_tls: false, port: 80 });
+            let authority = head.headers.get(HOST).map_or("", |host| host.to_str().unwrap());
+            let peers = Origin { scheme: Scheme::Http, authority };
             let clients = origin_before(&head, peers);
             let text = |origin: Origin<'_>| format!("{:?} {}", origin.scheme, origin.authority);
             (text(peers), text(clients))

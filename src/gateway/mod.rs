@@ -406,8 +406,7 @@ impl ProxyHttp for Gateway {
             ctx.error = Some(self.explain(session, error, ctx));
         }
         let now = Instant::now();
-        record::write(&self.ledger, session, ctx, now);
-        ctx.outline = None;
+        record::write(session, ctx, now);
         if let Some(wire) = Wire::of(session.as_downstream()) {
             wire.request_done(now);
         }
@@ -499,9 +498,10 @@ fn peer_address(session: &Session) -> IpAddr {
 }
 
 fn entrance(session: &Session) -> Entrance {
-    let session = session.as_downstream();
-    let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    let port =
-        session.server_addr().and_then(|address| address.as_inet()).map_or(0, |address| address.port());
-    Entrance { is_tls, port }
+    let address = session.as_downstream().server_addr().and_then(|address| address.as_inet());
+    Entrance { is_tls: is_tls(session), port: address.map_or(0, |address| address.port()) }
+}
+
+fn is_tls(session: &Session) -> bool {
+    session.as_downstream().digest().is_some_and(|digest| digest.ssl_digest.is_some())
 }

@@ -43,24 +43,28 @@ impl Outline {
             version: head.version,
         }
     }
+
+    /// The host that the client asked for, with its port if it named one; empty without any.
+    pub(super) fn authority(&self) -> &str {
+        match self.uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        }
+    }
 }
 
-/// What is known of a request besides what it has learned.
-struct Ended<'a> {
+/// How a request ended.
+struct Ended {
     at: Instant,
-    method: &'a Method,
-    authority: Option<&'a [u8]>,
-    path: &'a [u8],
-    version: Version,
     status: u16,
     reason: Option<&'static str>,
     body_in: u64,
     body_out: u64,
 }
 
-/// Writes and counts a request that reached the proxy's hooks.
-pub(super) fn write(ledger: &Ledger, session: &Session, ctx: &RequestCtx, now: Instant) {
-    let head = session.req_header();
+/// Writes and counts a request that went through the proxy's hooks. It has an outline until then.
+pub(super) fn write(session: &Session, ctx: &mut RequestCtx, now: Instant) {
+    let Some(outline) = ctx.outline.take() else { return };
     let downstream = session.as_downstream();
     let reason = match &ctx.error {
         Some(error) => Some(error.code()),
@@ -68,44 +72,37 @@ pub(super) fn write(ledger: &Ledger, session: &Session, ctx: &RequestCtx, now: I
     };
     let ended = Ended {
         at: now,
-        method: &head.method,
-        authority: authority(&head.uri, head.headers.get(HOST)),
-        path: head.raw_path(),
-        version: head.version,
         status: status(session, ctx),
         reason,
         body_in: downstream.body_bytes_read() as u64,
         body_out: downstream.body_bytes_sent() as u64,
     };
-    enter(ledger, ctx, &ended);
+    enter(&outline, ctx, &ended);
 }
 
 /// The same for a request that is dropped: the process ends while it waits for something that nothing wakes it from, or a bug
 /// has shown itself.
-pub(super) fn abandon(outline: &Outline, ctx: &RequestCtx) {
+pub(super) fn abandon(ctx: &mut RequestCtx) {
+    let Some(outline) = ctx.outline.take() else { return };
     let error = if std::thread::panicking() { GatewayError::Internal } else { GatewayError::Draining };
     let ended = Ended {
         at: Instant::now(),
-        method: &outline.method,
-        authority: authority(&outline.uri, outline.host.as_ref()),
-        path: outline.uri.path().as_bytes(),
-        version: outline.version,
         status: error.status().as_u16(),
         reason: Some(error.code()),
         body_in: ctx.body_in,
         body_out: 0,
     };
-    enter(&outline.ledger, ctx, &ended);
+    enter(&outline, ctx, &ended);
 }
 
-fn enter(ledger: &Ledger, ctx: &RequestCtx, ended: &Ended<'_>) {
-    let Ledger { metrics, log } = ledger;
-    let &Ended { status, reason, body_in, body_out, .. } = ended;
-    let total = ended.at.saturating_duration_since(ctx.started);
+fn enter(outline: &Outline, ctx: &RequestCtx, ended: &Ended) {
+    let Ledger { metrics, log } = &*outline.ledger;
+    let &Ended { at, status, reason, body_in, body_out } = ended;
+    let total = at.saturating_duration_since(ctx.started);
     let function = ctx.function();
     let counts = function.map_or(metrics.unrouted(), |function| &function.metrics);
     counts.end(&End {
-        method: ended.method.as_str(),
+        method: outline.method.as_str(),
         status,
         total,
         overhead: total.saturating_sub(ctx.upstream.duration()),
@@ -135,9 +132,9 @@ fn enter(ledger: &Ledger, ctx: &RequestCtx, ended: &Ended<'_>) {
         request_id: ctx.request_id(),
         route: function.map(|function| function.route.as_str()),
         platform: function.map(|function| function.platform),
-        method: ended.method.as_str(),
-        host: ended.authority,
-        path: ended.path,
+        method: outline.method.as_str(),
+        host: Some(outline.authority().as_bytes()).filter(|host| !host.is_empty()),
+        path: outline.uri.path().as_bytes(),
         status,
         reason,
         duration: total,
@@ -149,18 +146,11 @@ fn enter(ledger: &Ledger, ctx: &RequestCtx, ended: &Ended<'_>) {
         reused: ctx.upstream.reused,
         upstream: ctx.upstream.lease.as_ref().map(|lease| lease.address()),
         client: Some(ctx.client),
-        protocol: ended.version,
+        protocol: outline.version,
         cold,
         queued: ctx.queued,
         activation_id: ctx.activation_id.as_deref().map(str::as_bytes),
     });
-}
-
-fn authority<'a>(uri: &'a Uri, host: Option<&'a HeaderValue>) -> Option<&'a [u8]> {
-    match uri.authority() {
-        Some(authority) => Some(authority.as_str().as_bytes()),
-        None => host.map(HeaderValue::as_bytes),
-    }
 }
 
 /// What the client got; what it would have got, when nothing was written.
