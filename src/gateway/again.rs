@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use pingora::Error;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
-use super::ctx::RequestCtx;
+use super::ctx::{Attempts, RequestCtx};
+use super::exchange::attended;
+use super::fault;
+use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::{Readiness, Streamed, Target};
@@ -40,7 +44,7 @@ enum Wait {
 
 /// What an attempt ended with, as far as a policy is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+enum Ending {
     Failed(Condition),
     /// The platform answered that the function is not there yet.
     NotReady,
@@ -48,12 +52,12 @@ pub(super) enum Ending {
 
 impl Ending {
     /// What an attempt is to a policy that failed for this reason, if it is anything.
-    pub(super) fn of(error: &GatewayError, is_reused: bool) -> Option<Ending> {
+    fn of(error: &GatewayError, attempt: &Attempts) -> Option<Ending> {
         let condition = match error {
             GatewayError::UpstreamConnect | GatewayError::ConnectTimeout | GatewayError::UpstreamResolve => {
                 Condition::Connect
             }
-            GatewayError::UpstreamReset if is_reused => Condition::Reused,
+            GatewayError::UpstreamReset if attempt.reused == Some(true) => Condition::Reused,
             GatewayError::UpstreamReset => Condition::Reset,
             GatewayError::UpstreamTimeout => Condition::Timeout,
             _ => return None,
@@ -82,6 +86,15 @@ impl Repeat {
             false => Repeat::NotIdempotent,
         }
     }
+}
+
+/// As [`before`], for as long as the client is there.
+pub(super) async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        // What the last attempt had to keep is over.
+        wire.expire(None, None);
+    }
+    attended(session, before(ctx)).await
 }
 
 /// Waits for as long as the policy wants before an attempt. An `Err` is the client's answer.
@@ -123,8 +136,43 @@ async fn await_turn(ctx: &mut RequestCtx, room: &ColdStart) -> Result<(), Gatewa
     Err(GatewayError::ColdStart)
 }
 
+/// Whether there will be another attempt after one that got no connection. Nothing was sent, so another address may be tried,
+/// whatever the method.
+pub(super) fn after_refusal(ctx: &mut RequestCtx, repeat: Repeat) -> bool {
+    if let Some(function) = ctx.function().filter(|function| function.upstream.address_count() > 1)
+        && ctx.upstream.count < 2
+    {
+        function.metrics.retried(Retry::Connect);
+        return true;
+    }
+    after(ctx, Ending::Failed(Condition::Connect), None, repeat)
+}
+
+/// Whether there will be another attempt after one whose connection broke, or ended, by the function's doing.
+pub(super) fn after_break(ctx: &mut RequestCtx, error: &Error, repeat: Repeat) -> bool {
+    // The one safe resend: the pooled connection was gone before a byte of an answer came, and the request may be repeated; or not
+    // even its head could be written, and any request may be.
+    let is_safe = match repeat {
+        Repeat::Impossible => false,
+        Repeat::Idempotent => error.retry() || ctx.upstream.is_unsent(error),
+        Repeat::NotIdempotent => ctx.upstream.is_unsent(error),
+    };
+    if is_safe && ctx.upstream.count < 2 {
+        if let Some(function) = ctx.function() {
+            function.metrics.retried(Retry::StaleConnection);
+        }
+        return true;
+    }
+    after_failure(ctx, &fault::reason(error), repeat)
+}
+
+/// Whether there will be another attempt after one that failed for this reason.
+pub(super) fn after_failure(ctx: &mut RequestCtx, error: &GatewayError, repeat: Repeat) -> bool {
+    Ending::of(error, &ctx.upstream).is_some_and(|ending| after(ctx, ending, None, repeat))
+}
+
 /// Whether there will be another attempt after one that ended like this; `asked` is what the function wants to be waited.
-pub(super) fn after(ctx: &mut RequestCtx, ending: Ending, asked: Option<Duration>, repeat: Repeat) -> bool {
+fn after(ctx: &mut RequestCtx, ending: Ending, asked: Option<Duration>, repeat: Repeat) -> bool {
     let Some(function) = policed(ctx).filter(|_| repeat != Repeat::Impossible) else { return false };
     let is_missing = matches!(ending, Ending::NotReady | Ending::Failed(Condition::Connect));
     if let Some(room) = function.policy.cold_start.as_ref().filter(|_| is_missing) {

@@ -16,7 +16,7 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::again::{self, Ending, Repeat};
+use super::again::{self, Repeat};
 use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, finish_head, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
@@ -210,8 +210,7 @@ async fn call(
                 function.metrics.retried(reason)
             }
             Err(Failure { error, .. }) => {
-                let ending = Ending::of(&error, ctx.upstream.reused == Some(true));
-                if !ending.is_some_and(|ending| again::after(ctx, ending, None, repeat)) {
+                if !again::after_failure(ctx, &error, repeat) {
                     return Err(error);
                 }
             }

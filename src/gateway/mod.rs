@@ -32,7 +32,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
-use self::again::{Ending, Repeat};
+use self::again::Repeat;
 use self::answer::{
     INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, notice_call_id,
     notice_refusal,
@@ -46,9 +46,8 @@ use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::platforms::{Streamed, Target, Verdict};
-use crate::policy::retry::Condition;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{AccessLog, Metrics, Retry};
+use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::{Keepalive, Use};
 
 /// The proxy application: one for the process, shared by all listeners.
@@ -142,29 +141,16 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let purpose = purpose(session);
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
         if !function.policy.calls_once() {
-            wait_for_turn(session, ctx).await.map_err(|error| ours(ctx, error))?;
+            again::wait_for_turn(session, ctx).await.map_err(|error| ours(ctx, error))?;
         }
-        let remaining = ctx.remaining().map_err(|error| ours(ctx, error))?;
-        let Some(route) = &ctx.route else { return Err(ours(ctx, GatewayError::Internal)) };
-        let upstream = &route.function.upstream;
-        let peer = ctx.upstream.begin(upstream, purpose).map(|lease| {
-            let mut peer = upstream.peer(lease, purpose, remaining);
-            if listener(session, &route.function, purpose).is_some() {
-                peer.options.read_timeout = None;
-            }
-            peer
-        });
         // What was read of the body passes its filter once more.
         ctx.body_in = 0;
-        match peer {
+        match next_peer(session, ctx) {
             Ok(peer) => Ok(peer),
             // The name may come with the function.
-            Err(_) if again::after(ctx, Ending::Failed(Condition::Connect), None, Repeat::of(session)) => {
-                Err(once_more())
-            }
+            Err(error) if again::after_failure(ctx, &error, Repeat::of(session)) => Err(once_more()),
             Err(error) => Err(ours(ctx, error)),
         }
     }
@@ -177,13 +163,7 @@ impl ProxyHttp for Gateway {
         mut error: Box<Error>,
     ) -> Box<Error> {
         ctx.upstream.end();
-        // Nothing was sent, so another address may be tried, whatever the method.
-        let elsewhere =
-            ctx.function().filter(|function| ctx.upstream.count < 2 && function.upstream.address_count() > 1);
-        if let Some(function) = elsewhere {
-            function.metrics.retried(Retry::Connect);
-            error.set_retry(true);
-        } else if again::after(ctx, Ending::Failed(Condition::Connect), None, Repeat::of(session)) {
+        if again::after_refusal(ctx, Repeat::of(session)) {
             error.set_retry(true);
         }
         error
@@ -363,24 +343,12 @@ impl ProxyHttp for Gateway {
             error.set_retry(true);
             return error;
         }
-        // The one safe resend: the pooled connection was gone before a byte of an answer came, which Pingora marks (`ReusedOnly`), and
-        // the request may be repeated; or not even the head could be written, which it does not mark, and any request may be.
+        // Pingora marks what may be the end of a pooled connection (`ReusedOnly`).
         error.retry.decide_reuse(client_reused);
-        let is_repeatable =
-            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        let resend = *error.esource() == ErrorSource::Upstream
-            && session.response_written().is_none()
-            && ctx.error.is_none()
-            && ctx.upstream.count < 2
-            && (ctx.upstream.is_unsent(&error) || is_repeatable && error.retry());
-        error.set_retry(resend);
-        if resend && let Some(function) = ctx.function() {
-            function.metrics.retried(Retry::StaleConnection);
-        } else if !resend && *error.esource() == ErrorSource::Upstream && ctx.error.is_none() {
-            let ending = Ending::of(&fault::reason(&error), client_reused);
-            error
-                .set_retry(ending.is_some_and(|ending| again::after(ctx, ending, None, Repeat::of(session))));
-        }
+        // What we ended, and what the client did, is over.
+        let is_functions = *error.esource() == ErrorSource::Upstream && ctx.error.is_none();
+        let again = is_functions && again::after_break(ctx, &error, Repeat::of(session));
+        error.set_retry(again);
         error
     }
 
@@ -438,13 +406,17 @@ impl Gateway {
     }
 }
 
-/// Waits for what the route's policy wants before the next attempt, for as long as the client is there.
-async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
-        // What the last attempt had to keep is over.
-        wire.expire(None, None);
+/// Begins an attempt, and says how its address is reached.
+fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, GatewayError> {
+    let purpose = purpose(session);
+    let remaining = ctx.remaining()?;
+    let function = ctx.route.as_ref().map(|route| &*route.function).ok_or(GatewayError::Internal)?;
+    let lease = ctx.upstream.begin(&function.upstream, purpose)?;
+    let mut peer = function.upstream.peer(lease, purpose, remaining);
+    if listener(session, function, purpose).is_some() {
+        peer.options.read_timeout = None;
     }
-    exchange::attended(session, again::before(ctx)).await
+    Ok(peer)
 }
 
 /// An error that leads to the next attempt.
