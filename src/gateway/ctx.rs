@@ -11,9 +11,10 @@ use pingora::{Error, ErrorType};
 
 use super::again::Again;
 use super::body::Body;
+use super::forward::{self, Asker, Trust};
 use super::limits::InFlight;
 use super::record::{self, Outline};
-use super::{forward, is_tls};
+use super::{entrance, is_tls, peer_address};
 use crate::downstream::RequestId;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
@@ -34,8 +35,7 @@ pub struct RequestCtx {
     pub(super) adopted_id: Option<String>,
     /// The client's address, as far as it can be believed.
     pub(super) client: IpAddr,
-    /// Whether the peer is a proxy whose forwarding headers are believed.
-    pub(super) peer_is_trusted: bool,
+    pub(super) trust: Trust,
     pub(super) route: Option<Match>,
     /// Why the request ended early, or how its answer was cut.
     pub(super) error: Option<GatewayError>,
@@ -96,7 +96,7 @@ impl RequestCtx {
             own_id: RequestId::random(),
             adopted_id: None,
             client: IpAddr::from([0, 0, 0, 0]),
-            peer_is_trusted: false,
+            trust: Trust::Nobody,
             route: None,
             error: None,
             reported: None,
@@ -135,9 +135,23 @@ impl RequestCtx {
             parameters: Parameters::new(path, self.route.as_ref().map_or(&[], |route| &route.captures)),
             query: head.uri.query(),
             path,
-            origin: if self.peer_is_trusted { forward::origin_before(head, origin) } else { origin },
+            origin: match self.trust {
+                Trust::Peer => forward::origin_before(head, origin),
+                Trust::Nobody => origin,
+            },
             request_id: self.request_id(),
             client: self.client,
+        }
+    }
+
+    /// What the function is told of who asks.
+    pub(super) fn asker(&self, session: &Session) -> Asker<'_> {
+        Asker {
+            peer: peer_address(session),
+            client: self.client,
+            trust: self.trust,
+            request_id: self.request_id(),
+            entrance: entrance(session),
         }
     }
 

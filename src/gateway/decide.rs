@@ -59,10 +59,8 @@ impl Gateway {
     fn identify(&self, session: &Session, ctx: &mut RequestCtx) {
         let peer = peer_address(session);
         let headers = &session.req_header().headers;
-        let (client, trust) = forward::client(peer, headers, &ctx.snapshot.settings.trusted_proxies);
-        ctx.client = client;
-        ctx.peer_is_trusted = trust == Trust::Peer;
-        if ctx.peer_is_trusted {
+        (ctx.client, ctx.trust) = forward::client(peer, headers, &ctx.snapshot.settings.trusted_proxies);
+        if ctx.trust == Trust::Peer {
             ctx.adopted_id = forward::accepted_request_id(headers).map(str::to_owned);
         }
     }

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr};
 
-use super::ctx::RequestCtx;
 use crate::downstream::authority_is_valid;
 use crate::error::GatewayError;
 use crate::platforms::Origin;
@@ -36,13 +35,24 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 
 /// The listener a request came in on, as far as the function may want to know.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entrance {
-    pub(super) is_tls: bool,
-    pub(super) port: u16,
+pub struct Entrance {
+    pub is_tls: bool,
+    pub port: u16,
+}
+
+/// Who asks, as far as the function is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    pub peer: IpAddr,
+    /// The client's address, as far as it can be believed.
+    pub client: IpAddr,
+    pub trust: Trust,
+    pub request_id: &'a str,
+    pub entrance: Entrance,
 }
 
 /// The client behind trusted proxies: from the right, the first address of `X-Forwarded-For` that is no trusted proxy.
-pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> (IpAddr, Trust) {
+pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> (IpAddr, Trust) {
     if !is_trusted(peer, trusted) {
         return (peer, Trust::Nobody);
     }
@@ -63,8 +73,9 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> (I
     (client, Trust::Peer)
 }
 
+/// Whose forwarding headers are believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trust {
+pub enum Trust {
     Nobody,
     Peer,
 }
@@ -83,7 +94,7 @@ fn parse_address(entry: &[u8]) -> Option<IpAddr> {
 
 /// How the client reached the trusted proxy that is the peer, as far as the proxy says it; `peers` is how that one reached us. Of
 /// a list, the first entry counts.
-pub(super) fn origin_before<'a>(head: &'a RequestHeader, peers: Origin<'a>) -> Origin<'a> {
+pub fn origin_before<'a>(head: &'a RequestHeader, peers: Origin<'a>) -> Origin<'a> {
     let said = |name| {
         let list = head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         list.and_then(|list| list.split(',').next()).map(str::trim)
@@ -98,7 +109,7 @@ pub(super) fn origin_before<'a>(head: &'a RequestHeader, peers: Origin<'a>) -> O
 }
 
 /// An incoming request id is kept from trusted proxies only, and only if it is harmless.
-pub(super) fn accepted_request_id(headers: &HeaderMap) -> Option<&str> {
+pub fn accepted_request_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
     let is_harmless = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b);
     ((1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(is_harmless)).then_some(id)
@@ -108,7 +119,7 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// Forgets how the client wrote its field names, which go out in lower case, as they would over HTTP/2. Pingora remembers it in a
 /// second map, which doubles the price of every header that is copied, removed or set.
-pub(super) fn forget_case(req: &mut RequestHeader) {
+pub fn forget_case(req: &mut RequestHeader) {
     // Another form of target than a path is remembered besides, and would be forgotten as well.
     if req.has_case() && req.raw_path().starts_with(b"/") {
         *req = take(req).into();
@@ -121,37 +132,29 @@ fn take(req: &mut RequestHeader) -> ReqParts {
 }
 
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
-pub(super) fn announce(
-    req: &mut RequestHeader,
-    ctx: &RequestCtx,
-    peer: IpAddr,
-    entrance: Entrance,
-) -> Result<(), GatewayError> {
+pub fn announce(req: &mut RequestHeader, asker: &Asker<'_>) -> Result<(), GatewayError> {
     let mut parts = take(req);
-    set_forwarding(&mut parts.headers, ctx, peer, entrance)?;
+    set_forwarding(&mut parts.headers, asker)?;
     *req = parts.into();
     Ok(())
 }
 
-fn set_forwarding(
-    headers: &mut HeaderMap,
-    ctx: &RequestCtx,
-    peer: IpAddr,
-    entrance: Entrance,
-) -> Result<(), GatewayError> {
+fn set_forwarding(headers: &mut HeaderMap, asker: &Asker<'_>) -> Result<(), GatewayError> {
+    let Asker { peer, client, trust, request_id, entrance } = *asker;
+    let peer_is_trusted = trust == Trust::Peer;
     // Room for all that is set here and by most targets, so that the map grows once at most.
     headers.reserve(ROOM);
-    let chain = if ctx.peer_is_trusted { joined(headers, &X_FORWARDED_FOR) } else { None };
+    let chain = if peer_is_trusted { joined(headers, &X_FORWARDED_FOR) } else { None };
     let forwarded_for = match chain {
         Some(chain) => {
             HeaderValue::try_from(format!("{chain}, {peer}")).map_err(|_| GatewayError::Internal)?
         }
         None => address_value(peer),
     };
-    let real_ip = address_value(ctx.client);
+    let real_ip = address_value(client);
     headers.insert(X_FORWARDED_FOR, forwarded_for);
     headers.insert(X_REAL_IP, real_ip);
-    let keeps = |headers: &HeaderMap, name: &HeaderName| ctx.peer_is_trusted && headers.contains_key(name);
+    let keeps = |headers: &HeaderMap, name: &HeaderName| peer_is_trusted && headers.contains_key(name);
     if !keeps(headers, &X_FORWARDED_PROTO) {
         let scheme = HeaderValue::from_static(if entrance.is_tls { "https" } else { "http" });
         headers.insert(X_FORWARDED_PROTO, scheme);
@@ -165,10 +168,10 @@ fn set_forwarding(
             None => drop(headers.remove(&X_FORWARDED_HOST)),
         }
     }
-    if !ctx.peer_is_trusted {
+    if !peer_is_trusted {
         headers.remove(&FORWARDED);
     }
-    let id = HeaderValue::from_str(ctx.request_id()).map_err(|_| GatewayError::Internal)?;
+    let id = HeaderValue::from_str(request_id).map_err(|_| GatewayError::Internal)?;
     headers.insert(X_REQUEST_ID, id);
     Ok(())
 }
@@ -203,7 +206,7 @@ fn address_value(address: IpAddr) -> HeaderValue {
 
 /// Drops Pingora's second map, which remembers how the function wrote its names, before anything is set or removed. Those of common
 /// fields are written as usual, others in lower case, as over HTTP/2.
-pub(super) fn forget_spelling(resp: &mut ResponseHeader) -> pingora::Result<()> {
+pub fn forget_spelling(resp: &mut ResponseHeader) -> pingora::Result<()> {
     let placeholder = ResponseHeader::from(http::Response::new(()).into_parts().0);
     let spelled = std::mem::replace(resp, placeholder);
     // Most functions say what everybody says.
@@ -218,7 +221,7 @@ pub(super) fn forget_spelling(resp: &mut ResponseHeader) -> pingora::Result<()> 
 
 /// Removes what belongs to the function's connection and not to the client's, and states the length once. Most answers have few
 /// fields and none of these, so one look at all names is cheaper than to ask the map for each of them.
-pub(super) fn tidy(resp: &mut ResponseHeader) -> pingora::Result<()> {
+pub fn tidy(resp: &mut ResponseHeader) -> pingora::Result<()> {
     let (mut is_hop_by_hop, mut lengths) = (false, 0);
     for name in resp.headers.iter().map(|(name, _)| name) {
         lengths += usize::from(name == CONTENT_LENGTH);
@@ -246,7 +249,7 @@ fn strip_hop_by_hop(resp: &mut ResponseHeader) {
 }
 
 /// Only HTTP/2 lets a cookie come in several fields; functions expect the one that RFC 9113 section 8.2.3 makes of them.
-pub(super) fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> {
+pub fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> {
     let crumbs: Vec<&[u8]> = req.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() < 2 {
         return Ok(());

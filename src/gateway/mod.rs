@@ -10,7 +10,7 @@ mod ctx;
 mod decide;
 mod exchange;
 mod fault;
-mod forward;
+pub mod forward;
 mod leaving;
 mod limits;
 mod record;
@@ -430,7 +430,7 @@ fn once_more() -> Box<Error> {
 fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Result<(), GatewayError> {
     let function = ctx.function().ok_or(GatewayError::Internal)?;
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
-    forward::announce(req, ctx, peer_address(session), entrance(session))?;
+    forward::announce(req, &ctx.asker(session))?;
     target.rewrite_request(&ctx.call(session), req)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
     let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
