@@ -21,8 +21,8 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use super::head::{self, Framing, Head, HeadLimits, Search};
 use super::identity::identify;
 use super::linger::linger;
 use super::pace::{Download, Upload};
-use super::{Refusal, Refused, RequestId, Terms, answer};
+use super::{Ends, Refusal, Refused, RequestId, Terms, answer};
 
 /// A connection as Pingora sees it.
 pub struct Wire {
@@ -75,6 +75,7 @@ pub struct Wire {
     cut: watch::Receiver<()>,
     cut_off: bool,
     born: Instant,
+    ends: OnceLock<Ends>,
     /// Requests that have begun.
     requests: u32,
     upload: Upload,
@@ -136,6 +137,7 @@ impl Wire {
             cut,
             cut_off: false,
             born,
+            ends: OnceLock::new(),
             requests: 0,
             upload: Upload::begin(),
             download: Download::default(),
@@ -159,6 +161,11 @@ impl Wire {
     /// The wire under a session, for the hooks of the proxy; HTTP/2 has none.
     pub fn of(session: &ServerSession) -> Option<&Self> {
         session.as_http1()?.stream().as_any().downcast_ref()
+    }
+
+    /// The ends of the connection, looked at once.
+    pub fn ends(&self, look: impl FnOnce() -> Ends) -> &Ends {
+        self.ends.get_or_init(look)
     }
 
     /// Whether the current request is the last one that this connection may carry.

@@ -7,7 +7,6 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use super::ctx::RequestCtx;
-use super::forward::X_REQUEST_ID;
 use super::purpose;
 use crate::downstream::Wire;
 use crate::error::{GatewayError, Reported};
@@ -82,11 +81,6 @@ pub(super) fn notice_refusal(
         resp.remove_header(&http::header::WWW_AUTHENTICATE);
     }
     is_refused.then_some(Reported::CredentialRefused)
-}
-
-/// The last touch on every function's head.
-pub(super) fn finish_head(resp: &mut ResponseHeader, ctx: &RequestCtx) -> pingora::Result<()> {
-    resp.insert_header(X_REQUEST_ID, ctx.request_id())
 }
 
 /// The body of an answer does not fit where it has to be held.

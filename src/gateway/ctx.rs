@@ -14,8 +14,8 @@ use super::body::Body;
 use super::forward::{self, Asker, Trust};
 use super::limits::InFlight;
 use super::record::{self, Outline};
-use super::{entrance, is_tls, peer_address};
-use crate::downstream::RequestId;
+use super::{is_tls, peer_address, port};
+use crate::downstream::{Ends, RequestId, Wire};
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::template::Parameters;
@@ -146,13 +146,13 @@ impl RequestCtx {
 
     /// What the function is told of who asks.
     pub(super) fn asker(&self, session: &Session) -> Asker<'_> {
-        Asker {
-            peer: peer_address(session),
-            client: self.client,
-            trust: self.trust,
-            request_id: self.request_id(),
-            entrance: entrance(session),
-        }
+        let look = || Ends::new(peer_address(session), port(session));
+        let ends = match Wire::of(session.as_downstream()) {
+            Some(wire) => wire.ends(look).clone(),
+            None => look(),
+        };
+        let is_tls = is_tls(session);
+        Asker { ends, is_tls, client: self.client, trust: self.trust, request_id: self.request_id() }
     }
 
     /// The largest body this request may have.

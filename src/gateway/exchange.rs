@@ -17,9 +17,10 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::again::{self, Repeat};
-use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, finish_head, notice_refusal};
+use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
+use super::forward::X_REQUEST_ID;
 use super::{Gateway, fault, forward, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
@@ -40,7 +41,7 @@ pub(super) async fn run(
     let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
     let mut head = session.req_header().clone();
     // What a target makes of the client's fields, it makes of those that can be believed.
-    forward::announce(&mut head, &ctx.asker(session))?;
+    forward::announce(&mut head, ctx.asker(session))?;
     let credentials = match &function.credentials {
         Some(keeper) => {
             let patience = function.upstream.terms().connect_timeout;
@@ -82,7 +83,7 @@ async fn collect(
     line.release(gateway).await;
     let body = target.open(&ctx.call(session), &mut resp, body)?;
 
-    finish_head(&mut resp, ctx).map_err(|_| GatewayError::Internal)?;
+    resp.insert_header(X_REQUEST_ID, ctx.request_id()).map_err(|_| GatewayError::Internal)?;
     if !matches!(resp.status.as_u16(), 204 | 304) {
         resp.insert_header(CONTENT_LENGTH, body.len()).map_err(|_| GatewayError::Internal)?;
     }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr};
 
-use crate::downstream::authority_is_valid;
+use crate::downstream::{Ends, address_value, authority_is_valid};
 use crate::error::GatewayError;
 use crate::platforms::Origin;
 use crate::values::Scheme;
@@ -33,22 +33,15 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("upgrade"),
 ];
 
-/// The listener a request came in on, as far as the function may want to know.
-#[derive(Debug, Clone, Copy)]
-pub struct Entrance {
-    pub is_tls: bool,
-    pub port: u16,
-}
-
 /// Who asks, as far as the function is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Asker<'a> {
-    pub peer: IpAddr,
+    pub ends: Ends,
+    pub is_tls: bool,
     /// The client's address, as far as it can be believed.
     pub client: IpAddr,
     pub trust: Trust,
     pub request_id: &'a str,
-    pub entrance: Entrance,
 }
 
 /// The client behind trusted proxies: from the right, the first address of `X-Forwarded-For` that is no trusted proxy.
@@ -132,35 +125,31 @@ fn take(req: &mut RequestHeader) -> ReqParts {
 }
 
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
-pub fn announce(req: &mut RequestHeader, asker: &Asker<'_>) -> Result<(), GatewayError> {
+pub fn announce(req: &mut RequestHeader, asker: Asker<'_>) -> Result<(), GatewayError> {
     let mut parts = take(req);
     set_forwarding(&mut parts.headers, asker)?;
     *req = parts.into();
     Ok(())
 }
 
-fn set_forwarding(headers: &mut HeaderMap, asker: &Asker<'_>) -> Result<(), GatewayError> {
-    let Asker { peer, client, trust, request_id, entrance } = *asker;
+fn set_forwarding(headers: &mut HeaderMap, asker: Asker<'_>) -> Result<(), GatewayError> {
+    let Asker { ends: Ends { peer, port }, is_tls, client, trust, request_id } = asker;
     let peer_is_trusted = trust == Trust::Peer;
     // Room for all that is set here and by most targets, so that the map grows once at most.
     headers.reserve(ROOM);
-    let chain = if peer_is_trusted { joined(headers, &X_FORWARDED_FOR) } else { None };
-    let forwarded_for = match chain {
-        Some(chain) => {
-            HeaderValue::try_from(format!("{chain}, {peer}")).map_err(|_| GatewayError::Internal)?
-        }
-        None => address_value(peer),
+    let (forwarded_for, real_ip) = match trust {
+        Trust::Nobody => (peer.clone(), peer),
+        Trust::Peer => (extended(headers, peer)?, address_value(client)),
     };
-    let real_ip = address_value(client);
     headers.insert(X_FORWARDED_FOR, forwarded_for);
     headers.insert(X_REAL_IP, real_ip);
     let keeps = |headers: &HeaderMap, name: &HeaderName| peer_is_trusted && headers.contains_key(name);
     if !keeps(headers, &X_FORWARDED_PROTO) {
-        let scheme = HeaderValue::from_static(if entrance.is_tls { "https" } else { "http" });
+        let scheme = HeaderValue::from_static(if is_tls { "https" } else { "http" });
         headers.insert(X_FORWARDED_PROTO, scheme);
     }
     if !keeps(headers, &X_FORWARDED_PORT) {
-        headers.insert(X_FORWARDED_PORT, HeaderValue::from(entrance.port));
+        headers.insert(X_FORWARDED_PORT, port);
     }
     if !keeps(headers, &X_FORWARDED_HOST) {
         match headers.get(HOST).cloned() {
@@ -178,41 +167,22 @@ fn set_forwarding(headers: &mut HeaderMap, asker: &Asker<'_>) -> Result<(), Gate
 
 const ROOM: usize = 8;
 
-/// The address as text; what most clients have is written without the formatting machinery, which takes six times as long.
-fn address_value(address: IpAddr) -> HeaderValue {
-    let IpAddr::V4(v4) = address else {
-        return HeaderValue::try_from(address.to_string()).expect("addresses are visible ASCII");
-    };
-    let mut text = [0; 15];
-    let mut length = 0;
-    let mut push = |byte| {
-        text[length] = byte;
-        length += 1;
-    };
-    for (place, octet) in v4.octets().into_iter().enumerate() {
-        if place > 0 {
-            push(b'.');
-        }
-        if octet >= 100 {
-            push(b'0' + octet / 100);
-        }
-        if octet >= 10 {
-            push(b'0' + octet / 10 % 10);
-        }
-        push(b'0' + octet % 10);
-    }
-    HeaderValue::from_bytes(&text[..length]).expect("addresses are visible ASCII")
-}
-
-/// Drops Pingora's second map, which remembers how the function wrote its names, before anything is set or removed. Those of common
-/// fields are written as usual, others in lower case, as over HTTP/2.
-pub fn forget_spelling(resp: &mut ResponseHeader) -> pingora::Result<()> {
+/// Makes the head of a function's answer ours: without what belongs to the function's connection, with its length once, and with the
+/// request's id. Pingora's second map, which remembers how the function wrote its names, goes first, as it would double the price of
+/// all this: common names are written as usual, others in lower case, as over HTTP/2.
+pub fn adopt(resp: &mut ResponseHeader, request_id: &str) -> pingora::Result<()> {
     let placeholder = ResponseHeader::from(http::Response::new(()).into_parts().0);
     let spelled = std::mem::replace(resp, placeholder);
     // Most functions say what everybody says.
     let own = spelled.get_reason_phrase().filter(|own| Some(*own) != spelled.status.canonical_reason());
     let reason = own.map(str::to_owned);
-    *resp = ResponseHeader::from(RespParts::from(spelled));
+    let mut parts = RespParts::from(spelled);
+    tidy(&mut parts.headers)?;
+    if !parts.status.is_informational() {
+        let id = HeaderValue::from_str(request_id).or_err(ErrorType::InvalidHTTPHeader, "request id")?;
+        parts.headers.insert(X_REQUEST_ID, id);
+    }
+    *resp = parts.into();
     match reason {
         Some(reason) => resp.set_reason_phrase(Some(&reason)),
         None => Ok(()),
@@ -221,21 +191,20 @@ pub fn forget_spelling(resp: &mut ResponseHeader) -> pingora::Result<()> {
 
 /// Removes what belongs to the function's connection and not to the client's, and states the length once. Most answers have few
 /// fields and none of these, so one look at all names is cheaper than to ask the map for each of them.
-pub fn tidy(resp: &mut ResponseHeader) -> pingora::Result<()> {
+fn tidy(headers: &mut HeaderMap) -> pingora::Result<()> {
     let (mut is_hop_by_hop, mut lengths) = (false, 0);
-    for name in resp.headers.iter().map(|(name, _)| name) {
+    for name in headers.iter().map(|(name, _)| name) {
         lengths += usize::from(name == CONTENT_LENGTH);
         is_hop_by_hop |= name == CONNECTION || HOP_BY_HOP.contains(name);
     }
     if is_hop_by_hop {
-        strip_hop_by_hop(resp);
+        strip_hop_by_hop(headers);
     }
-    if lengths > 0 { state_length_once(resp) } else { Ok(()) }
+    if lengths > 0 { state_length_once(headers) } else { Ok(()) }
 }
 
-fn strip_hop_by_hop(resp: &mut ResponseHeader) {
-    let nominated: Vec<HeaderName> = resp
-        .headers
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
@@ -244,8 +213,21 @@ fn strip_hop_by_hop(resp: &mut ResponseHeader) {
         .filter(|name| !matches!(name.as_str(), "close" | "content-length" | "transfer-encoding" | "date"))
         .collect();
     for name in nominated.iter().chain(&HOP_BY_HOP) {
-        resp.remove_header(name);
+        headers.remove(name);
     }
+}
+
+/// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).
+fn state_length_once(headers: &mut HeaderMap) -> pingora::Result<()> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    let (Some(first), second) = (lengths.next(), lengths.next()) else { return Ok(()) };
+    let length = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    if second.is_some() || length.len() != first.len() {
+        let length =
+            HeaderValue::from_bytes(length).or_err(ErrorType::InvalidHTTPHeader, "length of an answer")?;
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    Ok(())
 }
 
 /// Only HTTP/2 lets a cookie come in several fields; functions expect the one that RFC 9113 section 8.2.3 makes of them.
@@ -258,22 +240,16 @@ pub fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> {
     req.insert_header(COOKIE, cookie).map_err(|_| GatewayError::Internal)
 }
 
-/// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).
-fn state_length_once(resp: &mut ResponseHeader) -> pingora::Result<()> {
-    let mut lengths = resp.headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
-    let (Some(first), second) = (lengths.next(), lengths.next()) else { return Ok(()) };
-    let length = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
-    if second.is_none() && length.len() == first.len() {
-        return Ok(());
-    }
-    let length =
-        HeaderValue::from_bytes(length).or_err(ErrorType::InvalidHTTPHeader, "length of an answer")?;
-    resp.insert_header(CONTENT_LENGTH, length)
-}
-
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-    (!values.is_empty()).then(|| values.join(", "))
+/// The chain that a trusted proxy gives, and the proxy itself.
+fn extended(headers: &HeaderMap, peer: HeaderValue) -> Result<HeaderValue, GatewayError> {
+    let links: Vec<&[u8]> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .filter(|value| value.to_str().is_ok())
+        .chain([&peer])
+        .map(HeaderValue::as_bytes)
+        .collect();
+    HeaderValue::from_bytes(&links.join(&b", "[..])).map_err(|_| GatewayError::Internal)
 }
 
 #[cfg(test)]
@@ -304,13 +280,6 @@ mod tests {
         check("10.0.0.1", &["198.51.100.7, nonsense, 10.2.3.4"], "10.2.3.4");
         check("::ffff:10.0.0.1", &["198.51.100.7:4711"], "198.51.100.7");
         check("::1", &["[2001:db8::5]:80"], "2001:db8::5");
-    }
-
-    #[test]
-    fn addresses_are_written_as_usual() {
-        for text in ["0.0.0.0", "127.0.0.1", "10.20.99.100", "255.255.255.255", "2001:db8::5"] {
-            assert_eq!(address_value(text.parse().unwrap()), text);
-        }
     }
 
     #[test]
@@ -365,9 +334,9 @@ mod tests {
         ] {
             resp.append_header(name, value).unwrap();
         }
-        strip_hop_by_hop(&mut resp);
+        adopt(&mut resp, "id").unwrap();
         let mut left: Vec<_> = resp.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["connection", "content-length", "x-outer"]);
+        assert_eq!(left, ["connection", "content-length", "x-outer", "x-request-id"]);
     }
 }

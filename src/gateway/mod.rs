@@ -34,12 +34,10 @@ use pingora::{Error, ErrorSource};
 
 use self::again::Repeat;
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, notice_call_id,
-    notice_refusal,
+    INTERIM_ANSWERS, check_answer, expect_end, expect_head, listener, notice_call_id, notice_refusal,
 };
 use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
-use self::forward::Entrance;
 pub use self::leaving::Leaving;
 use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
@@ -280,8 +278,7 @@ impl ProxyHttp for Gateway {
             ctx.is_tunnel = true;
             return Ok(());
         }
-        forward::forget_spelling(resp)?;
-        forward::tidy(resp)?;
+        forward::adopt(resp, ctx.request_id())?;
         if resp.status.is_informational() {
             return Ok(());
         }
@@ -311,7 +308,7 @@ impl ProxyHttp for Gateway {
             resp.remove_header(&http::header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        finish_head(resp, ctx)
+        Ok(())
     }
 
     async fn response_trailer_filter(
@@ -430,7 +427,7 @@ fn once_more() -> Box<Error> {
 fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Result<(), GatewayError> {
     let function = ctx.function().ok_or(GatewayError::Internal)?;
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
-    forward::announce(req, &ctx.asker(session))?;
+    forward::announce(req, ctx.asker(session))?;
     target.rewrite_request(&ctx.call(session), req)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
     let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
@@ -469,9 +466,9 @@ fn peer_address(session: &Session) -> IpAddr {
     address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical())
 }
 
-fn entrance(session: &Session) -> Entrance {
+fn port(session: &Session) -> u16 {
     let address = session.as_downstream().server_addr().and_then(|address| address.as_inet());
-    Entrance { is_tls: is_tls(session), port: address.map_or(0, |address| address.port()) }
+    address.map_or(0, |address| address.port())
 }
 
 fn is_tls(session: &Session) -> bool {

@@ -11,7 +11,6 @@ use pingora::proxy::Session;
 
 use super::{Line, client_fault, client_leaves, in_time};
 use crate::error::GatewayError;
-use crate::gateway::answer::finish_head;
 use crate::gateway::ctx::RequestCtx;
 use crate::gateway::{Gateway, forward};
 use crate::platforms::{Buffered, BufferedTarget, Relay};
@@ -98,9 +97,8 @@ impl Answer {
         if self.state != State::Waiting {
             return Ok(());
         }
-        forward::tidy(&mut self.head).map_err(|_| GatewayError::UpstreamProtocol)?;
+        forward::adopt(&mut self.head, ctx.request_id()).map_err(|_| GatewayError::UpstreamProtocol)?;
         let state = frame(session.req_header(), &mut self.head).map_err(|_| GatewayError::Internal)?;
-        finish_head(&mut self.head, ctx).map_err(|_| GatewayError::Internal)?;
         if session.req_header().version == Version::HTTP_10 {
             session.set_keepalive(None);
         }
