@@ -12,7 +12,7 @@ use super::purpose;
 use crate::downstream::Wire;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
-use crate::platforms::{Streamed, Target};
+use crate::platforms::{Streamed, StreamedTarget};
 use crate::policy::retry::Condition;
 use crate::upstream::{Protocol, Use};
 
@@ -65,8 +65,7 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
 }
 
 /// The platform's own name for the call, for the log.
-pub(super) fn notice_call_id(resp: &ResponseHeader, function: &Function) -> Option<String> {
-    let Target::Streamed(target) = &function.target else { return None };
+pub(super) fn notice_call_id(resp: &ResponseHeader, target: &StreamedTarget) -> Option<String> {
     resp.headers.get(target.call_id()?)?.to_str().ok().map(str::to_owned)
 }
 

@@ -16,7 +16,7 @@ use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 
 impl Gateway {
-    /// Everything that is decided before a byte goes anywhere. After `Ok` the context knows the route.
+    /// Everything that is decided before a byte goes anywhere. After `Ok` the context knows the route, which counts the request.
     pub(super) fn decide(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
         self.identify(session, ctx);
         ctx.in_flight = Some(self.load.enter(ctx.snapshot.settings.limits.in_flight)?);
@@ -50,7 +50,9 @@ impl Gateway {
         };
         ctx.route = Some(matched);
         suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
-        check_body_length(head, ctx.body_limit())
+        check_body_length(head, ctx.body_limit())?;
+        ctx.held = ctx.function().map(|function| function.metrics.begin());
+        Ok(())
     }
 
     /// Who asks, and under which id.

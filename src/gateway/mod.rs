@@ -37,7 +37,7 @@ use self::answer::{
     INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, notice_call_id,
     notice_refusal,
 };
-use self::body::{Body, Held, Start};
+use self::body::Body;
 use self::ctx::RequestCtx;
 use self::forward::Entrance;
 pub use self::leaving::Leaving;
@@ -45,6 +45,7 @@ use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
+use crate::function::Function;
 use crate::platforms::{Streamed, Target, Verdict};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics};
@@ -115,19 +116,13 @@ impl ProxyHttp for Gateway {
         if let Err(error) = self.decide(session, ctx) {
             return self.refuse(session, ctx, error).await;
         }
-        let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
-        let held = function.metrics.begin();
-        let bulkhead = function.policy.bulkhead.clone();
-        let buffered = matches!(function.target, Target::Buffered(_)).then(|| Arc::clone(function));
-        ctx.held = Some(held);
-        if let Some(bulkhead) = bulkhead
+        // Boxed, here and below, so that their large states are not part of this future, which every request creates and moves.
+        if let Some(bulkhead) = limits::bulkhead(ctx)
             && let Err(error) = Box::pin(take_place(session, ctx, bulkhead)).await
         {
             return self.refuse(session, ctx, error).await;
         }
-        // Who passes here shares the function's counters with all others: its own count of references is touched only where it must.
-        let Some(function) = buffered else { return Ok(false) };
-        // Boxed, so that its large state is not part of this future, which every request creates and moves.
+        let Some(function) = buffered(ctx) else { return Ok(false) };
         match Box::pin(exchange::run(self, session, ctx, &function)).await {
             Ok(()) => Ok(true),
             // A relayed answer broke off; `true` would make a good end of it.
@@ -286,26 +281,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         self.leaving.tell(session);
-        let Some(function) = ctx.function() else { return Ok(()) };
-        let call_id = notice_call_id(resp, function);
-        let mapped = match &function.target {
-            Target::Streamed(target) => target.map_response(&ctx.call(session), resp),
-            Target::Buffered(_) => Ok(Verdict::Answered),
-        };
-        let refused = notice_refusal(session.req_header(), resp, function);
-        ctx.activation_id = call_id;
-        let verdict = mapped.map_err(|error| ours(ctx, error))?;
-        ctx.reported = refused;
-        match verdict {
-            Verdict::Answered => {}
-            Verdict::Failed(reported) => ctx.reported = refused.or(Some(reported)),
-            Verdict::InBody => ctx.body = Some(Box::new(Body::Shown(Start::new(resp.status)))),
-            Verdict::Rewritten { limit } => {
-                let held = Held::begin(limit, &session.req_header().method, resp);
-                let held = held.map_err(|error| ours(ctx, error))?;
-                ctx.body = held.map(|held| Box::new(Body::Held(held)));
-            }
-        }
+        map(session, resp, ctx).map_err(|error| ours(ctx, error))?;
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
@@ -407,6 +383,11 @@ impl Gateway {
     }
 }
 
+/// The function, if its target is a buffered one. Its count of references, which all requests share, is touched for no other.
+fn buffered(ctx: &RequestCtx) -> Option<Arc<Function>> {
+    ctx.function().filter(|function| matches!(function.target, Target::Buffered(_))).cloned()
+}
+
 /// Begins an attempt, and says how its address is reached.
 fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, GatewayError> {
     let purpose = purpose(session);
@@ -439,6 +420,23 @@ fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Resu
         let close = HeaderValue::from_static("close");
         req.insert_header(http::header::CONNECTION, close).map_err(|_| GatewayError::Internal)?;
     }
+    Ok(())
+}
+
+/// Makes the function's head the client's, and notes what it says of the call.
+fn map(session: &Session, resp: &mut ResponseHeader, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
+    let function = ctx.function().ok_or(GatewayError::Internal)?;
+    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
+    let call_id = notice_call_id(resp, target);
+    let mapped = target.map_response(&ctx.call(session), resp);
+    let refused = notice_refusal(session.req_header(), resp, function);
+    ctx.activation_id = call_id;
+    let verdict = mapped?;
+    ctx.reported = match verdict {
+        Verdict::Failed(reported) => refused.or(Some(reported)),
+        Verdict::Answered | Verdict::InBody | Verdict::Rewritten { .. } => refused,
+    };
+    ctx.body = Body::begin(verdict, &session.req_header().method, resp)?.map(Box::new);
     Ok(())
 }
 
