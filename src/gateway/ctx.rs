@@ -11,9 +11,9 @@ use pingora::{Error, ErrorType};
 
 use super::again::Again;
 use super::body::Body;
+use super::forward;
 use super::limits::InFlight;
 use super::record::{self, Outline};
-use super::{entrance, forward};
 use crate::downstream::RequestId;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
@@ -125,7 +125,7 @@ impl RequestCtx {
     pub(super) fn call<'a>(&'a self, session: &'a Session) -> Call<'a> {
         let head = session.req_header();
         let path = head.uri.path();
-        let origin = forward::origin(head, entrance(session));
+        let origin = forward::origin(head, forward::entrance(session));
         Call {
             method: &head.method,
             suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),

@@ -9,7 +9,7 @@ use pingora::proxy::Session;
 
 use super::ctx::{Match, RequestCtx};
 use super::forward::{self, Trust};
-use super::{Gateway, fault, peer_address};
+use super::{Gateway, fault};
 use crate::downstream::{self, Wire};
 use crate::error::GatewayError;
 use crate::routing::Outcome;
@@ -57,7 +57,7 @@ impl Gateway {
 
     /// Who asks, and under which id.
     fn identify(&self, session: &Session, ctx: &mut RequestCtx) {
-        let peer = peer_address(session);
+        let peer = forward::peer(session);
         let headers = &session.req_header().headers;
         let (client, trust) = forward::client(peer, headers, &ctx.snapshot.settings.trusted_proxies);
         ctx.client = client;

@@ -40,7 +40,7 @@ pub(super) async fn run(
     let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
     let mut head = session.req_header().clone();
     // What a target makes of the client's fields, it makes of those that can be believed.
-    forward::announce(&mut head, ctx, super::peer_address(session), super::entrance(session))?;
+    forward::announce(session, &mut head, ctx)?;
     let credentials = match &function.credentials {
         Some(keeper) => {
             let patience = function.upstream.terms().connect_timeout;

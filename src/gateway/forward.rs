@@ -8,12 +8,15 @@ use http::response::Parts as RespParts;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr};
 
 use super::ctx::RequestCtx;
+use super::purpose;
 use crate::downstream::authority_is_valid;
 use crate::error::GatewayError;
-use crate::platforms::Origin;
+use crate::platforms::{Origin, Streamed, Target};
+use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -39,6 +42,21 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 pub(super) struct Entrance {
     pub(super) is_tls: bool,
     pub(super) port: u16,
+}
+
+/// The listener's side of the client's connection.
+pub(super) fn entrance(session: &Session) -> Entrance {
+    let session = session.as_downstream();
+    let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let port =
+        session.server_addr().and_then(|address| address.as_inet()).map_or(0, |address| address.port());
+    Entrance { is_tls, port }
+}
+
+/// Who is at the other end of it.
+pub(super) fn peer(session: &Session) -> IpAddr {
+    let address = session.as_downstream().client_addr().and_then(|address| address.as_inet());
+    address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical())
 }
 
 /// The client behind trusted proxies: from the right, the first address of `X-Forwarded-For` that is no trusted proxy.
@@ -133,15 +151,33 @@ fn take(req: &mut RequestHeader) -> ReqParts {
     std::mem::replace(req, placeholder).into()
 }
 
-/// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
-pub(super) fn announce(
+/// Makes the client's head the function's.
+pub(super) fn rewrite(
+    session: &Session,
     req: &mut RequestHeader,
     ctx: &RequestCtx,
-    peer: IpAddr,
-    entrance: Entrance,
+) -> Result<(), GatewayError> {
+    let function = ctx.function().ok_or(GatewayError::Internal)?;
+    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
+    announce(session, req, ctx)?;
+    target.rewrite_request(&ctx.call(session), req)?;
+    // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
+    let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
+    if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
+        let close = HeaderValue::from_static("close");
+        req.insert_header(CONNECTION, close).map_err(|_| GatewayError::Internal)?;
+    }
+    Ok(())
+}
+
+/// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
+pub(super) fn announce(
+    session: &Session,
+    req: &mut RequestHeader,
+    ctx: &RequestCtx,
 ) -> Result<(), GatewayError> {
     let mut parts = take(req);
-    set_forwarding(&mut parts.headers, ctx, peer, entrance)?;
+    set_forwarding(&mut parts.headers, ctx, peer(session), entrance(session))?;
     *req = parts.into();
     Ok(())
 }

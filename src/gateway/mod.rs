@@ -16,14 +16,13 @@ mod limits;
 mod record;
 mod reply;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -33,23 +32,20 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
 use self::again::Repeat;
-use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, notice_call_id,
-    notice_refusal,
-};
+use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, map};
 use self::body::Body;
 use self::ctx::RequestCtx;
-use self::forward::Entrance;
+use self::fault::ours;
 pub use self::leaving::Leaving;
 use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
-use crate::platforms::{Streamed, Target, Verdict};
+use crate::platforms::Target;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics};
-use crate::upstream::{Keepalive, Use};
+use crate::upstream::Use;
 
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
@@ -77,24 +73,6 @@ impl Gateway {
     /// For whoever ends the process.
     pub fn leaving(&self) -> Leaving {
         self.leaving.clone()
-    }
-
-    /// The reason for an error that came through Pingora; ours were noted when they arose.
-    fn explain(&self, session: &Session, error: &Error, ctx: &RequestCtx) -> GatewayError {
-        if let Some(noted) = &ctx.error {
-            return noted.clone();
-        }
-        if *error.esource() == ErrorSource::Downstream
-            && let Some(wire) = Wire::of(session.as_downstream())
-        {
-            if let Some(refusal) = wire.refusal() {
-                return fault::refused(refusal);
-            }
-            if wire.has_expired() {
-                return ctx.late(GatewayError::UpstreamTimeout);
-            }
-        }
-        ctx.late(fault::reason(error))
     }
 }
 
@@ -145,7 +123,7 @@ impl ProxyHttp for Gateway {
         match next_peer(session, ctx) {
             Ok(peer) => Ok(peer),
             // The name may come with the function.
-            Err(error) if again::after_failure(ctx, &error, Repeat::of(session)) => Err(once_more()),
+            Err(error) if again::after_failure(ctx, &error, Repeat::of(session)) => Err(fault::again()),
             Err(error) => Err(ours(ctx, error)),
         }
     }
@@ -188,7 +166,7 @@ impl ProxyHttp for Gateway {
         req: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        rewrite(session, req, ctx).map_err(|error| ours(ctx, error))?;
+        forward::rewrite(session, req, ctx).map_err(|error| ours(ctx, error))?;
         // What HTTP/2 fails to write after this may be the end of the body.
         ctx.upstream.head_is_out = req.version == http::Version::HTTP_2;
         Ok(())
@@ -233,7 +211,7 @@ impl ProxyHttp for Gateway {
         }
         check_answer(purpose(session), resp).map_err(|error| ours(ctx, error))?;
         if !resp.status.is_informational() && again::weigh(resp, ctx, Repeat::of(session)) {
-            return Err(once_more());
+            return Err(fault::again());
         }
         Ok(())
     }
@@ -330,7 +308,7 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.upstream.end();
-        let reason = self.explain(session, error, ctx);
+        let reason = fault::explain(session, error, ctx);
         if reason != GatewayError::ClientGone {
             log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
         }
@@ -347,7 +325,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         if let (Some(error), None) = (error, &ctx.error) {
-            ctx.error = Some(self.explain(session, error, ctx));
+            ctx.error = Some(fault::explain(session, error, ctx));
         }
         let now = Instant::now();
         record::write(&self.ledger, session, ctx, now);
@@ -401,51 +379,6 @@ fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, G
     Ok(peer)
 }
 
-/// An error that leads to the next attempt.
-fn once_more() -> Box<Error> {
-    let mut error = Error::new_up(fault::AGAIN);
-    error.set_retry(true);
-    error
-}
-
-/// Makes the client's head the function's.
-fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Result<(), GatewayError> {
-    let function = ctx.function().ok_or(GatewayError::Internal)?;
-    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
-    forward::announce(req, ctx, peer_address(session), entrance(session))?;
-    target.rewrite_request(&ctx.call(session), req)?;
-    // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
-    let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
-    if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
-        let close = HeaderValue::from_static("close");
-        req.insert_header(http::header::CONNECTION, close).map_err(|_| GatewayError::Internal)?;
-    }
-    Ok(())
-}
-
-/// Makes the function's head the client's, and notes what it says of the call.
-fn map(session: &Session, resp: &mut ResponseHeader, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
-    let function = ctx.function().ok_or(GatewayError::Internal)?;
-    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
-    let call_id = notice_call_id(resp, target);
-    let mapped = target.map_response(&ctx.call(session), resp);
-    let refused = notice_refusal(session.req_header(), resp, function);
-    ctx.activation_id = call_id;
-    let verdict = mapped?;
-    ctx.reported = match verdict {
-        Verdict::Failed(reported) => refused.or(Some(reported)),
-        Verdict::Answered | Verdict::InBody | Verdict::Rewritten { .. } => refused,
-    };
-    ctx.body = Body::begin(verdict, &session.req_header().method, resp)?.map(Box::new);
-    Ok(())
-}
-
-/// Notes the reason, and gives Pingora an error that leads to `fail_to_proxy` without a retry.
-fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
-    ctx.error = Some(error);
-    Error::new_in(fault::OURS)
-}
-
 /// Whether an answer has begun, so that a fault can only be shown by cutting it. After 101 the bytes are those of another protocol.
 fn has_begun(session: &Session) -> bool {
     let status = session.response_written().map(|written| written.status);
@@ -461,17 +394,4 @@ fn heard(session: &Session) {
 
 fn purpose(session: &Session) -> Use {
     if session.as_downstream().is_upgrade_req() { Use::Tunnel } else { Use::Exchange }
-}
-
-fn peer_address(session: &Session) -> IpAddr {
-    let address = session.as_downstream().client_addr().and_then(|address| address.as_inet());
-    address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical())
-}
-
-fn entrance(session: &Session) -> Entrance {
-    let session = session.as_downstream();
-    let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    let port =
-        session.server_addr().and_then(|address| address.as_inet()).map_or(0, |address| address.port());
-    Entrance { is_tls, port }
 }
