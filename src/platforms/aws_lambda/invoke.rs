@@ -12,11 +12,11 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::function::Function;
 use super::payload::{Form, Payload};
 use super::stream::Decoder;
-use super::{CALL_ID, Invocation, in_memory, keep_call_id, refusal, warn_without_tls};
+use super::{CALL_ID, Invocation, keep_call_id, refusal, warn_without_tls};
 use crate::aws::{SigningScope, iam, sign};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
-use crate::platforms::connection::{self, Base, Defaults, body_limit};
+use crate::platforms::connection::{self, Base, Defaults, held_limit, held_response};
 use crate::platforms::envelope::JSON;
 use crate::platforms::head::{Host, set_target};
 use crate::platforms::template::{Names, Parameters};
@@ -148,17 +148,11 @@ pub(super) fn compile(
         Some(endpoint) => scope.key("endpoint").accept(parse_endpoint(&endpoint)),
         None => region.as_deref().and_then(|region| scope.key("region").accept(endpoint_of(region).parse())),
     };
-    let response = match max_resp_body_size {
-        None => Some(DEFAULT_BODY),
-        Some(written) => {
-            let scope = scope.key("max_resp_body_size");
-            body_limit(&written, &scope).and_then(|size| in_memory(Some(size), DEFAULT_BODY, &scope))
-        }
-    };
+    let response = held_response(max_resp_body_size, DEFAULT_BODY, &scope.key("max_resp_body_size"));
     let base = api.as_ref().map(|uri: &TargetUri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let connection = connection::compile(connection, base, DEFAULTS, names, scope)?;
     let default = if invocation == Invocation::Event { DEFAULT_EVENT } else { DEFAULT_BODY };
-    let request = in_memory(connection.max_request, default, &scope.key("max_req_body_size"));
+    let request = held_limit(connection.max_request, default, &scope.key("max_req_body_size"));
 
     warn_without_tls(&connection.terms, &scope.key("endpoint"));
 

@@ -41,7 +41,7 @@ use crate::aws::iam;
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::upstream::Terms;
-use crate::values::{ByteSize, RawSecret, Scheme, Written};
+use crate::values::{RawSecret, Scheme, Written};
 
 /// The attributes of the APISIX plugin of the same name, those of Lambda's API, and the connection keys. Give either `function_uri` or
 /// `function`.
@@ -176,16 +176,6 @@ fn refuse<const N: usize>(misplaced: [(&str, bool); N], owner: &str, scope: &Sco
     None
 }
 
-/// A size that fits into memory.
-fn in_memory(written: Option<ByteSize>, default: usize, scope: &Scope<'_>) -> Option<usize> {
-    let Some(size) = written else { return Some(default) };
-    let bytes = usize::try_from(size.0).ok().filter(|bytes| *bytes <= LARGEST_BODY);
-    if bytes.is_none() {
-        scope.reject_with(format!("the limit is {} bytes", size.0), "at most 1GiB; it is held in memory");
-    }
-    bytes
-}
-
 /// A signature hides nothing, and a session token is sent beside it.
 fn warn_without_tls(terms: &Terms, scope: &Scope<'_>) {
     let remote = terms.endpoints.iter().find(|endpoint| !endpoint.address.is_loopback());
@@ -204,8 +194,6 @@ fn keep_call_id(from: &ResponseHeader, into: &mut ResponseHeader) -> Result<(), 
 }
 
 const CALL_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
-
-const LARGEST_BODY: usize = 1 << 30;
 
 #[cfg(test)]
 mod tests;
