@@ -339,15 +339,30 @@ pub struct TargetUri {
     pub query: Option<String>,
 }
 
+impl TargetUri {
+    /// The URI of an API, like `example`: it may have a path, but no query.
+    pub fn of_api(text: &str, example: &str) -> Result<Self, Invalid> {
+        let hint = format!("like `{example}`");
+        let uri: TargetUri = text.parse().map_err(|invalid: Invalid| invalid.hint(hint.clone()))?;
+        match uri.query {
+            None => Ok(uri),
+            Some(_) => Err(TargetUri::unusable(text, "it has a query").hint(hint)),
+        }
+    }
+
+    /// Says so without the query, which may be a key.
+    fn unusable(text: &str, why: &str) -> Invalid {
+        let shown = text.split(['?', '#']).next().unwrap_or_default();
+        Invalid::new(format!("`{shown}` is not a usable URI: {why}"))
+    }
+}
+
 impl FromStr for TargetUri {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        // Without the query, which may be a key.
-        let shown = text.split(['?', '#']).next().unwrap_or_default();
         let invalid = |why: &str| {
-            Invalid::new(format!("`{shown}` is not a usable URI: {why}"))
-                .hint("like `https://functions.example.com/default/hello`")
+            TargetUri::unusable(text, why).hint("like `https://functions.example.com/default/hello`")
         };
         let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();
         if authority.is_some_and(|authority| authority.contains('@')) {

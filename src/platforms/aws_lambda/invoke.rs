@@ -145,7 +145,7 @@ pub(super) fn compile(
         iam::compile(iam, defaults, &scope.key("authorization").key("iam"))
     });
     let api = match endpoint {
-        Some(endpoint) => scope.key("endpoint").accept(parse_endpoint(&endpoint)),
+        Some(endpoint) => scope.key("endpoint").accept(TargetUri::of_api(&endpoint, ENDPOINT)),
         None => region.as_deref().and_then(|region| scope.key("region").accept(endpoint_of(region).parse())),
     };
     let response = held_response(max_resp_body_size, DEFAULT_BODY, &scope.key("max_resp_body_size"));
@@ -218,15 +218,6 @@ fn is_region(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-fn parse_endpoint(text: &str) -> Result<TargetUri, Invalid> {
-    let hint = "like `https://vpce-….lambda.eu-west-1.vpce.amazonaws.com`";
-    let uri: TargetUri = text.parse().map_err(|invalid: Invalid| invalid.hint(hint))?;
-    if uri.query.is_some() {
-        return Err(Invalid::new(format!("`{text}` is not a usable URI: it has a query")).hint(hint));
-    }
-    Ok(uri)
-}
-
 /// Each partition has a domain of its own.
 fn endpoint_of(region: &str) -> String {
     let domain = DOMAINS.iter().find(|(prefix, _)| region.starts_with(prefix)).map(|(_, domain)| domain);
@@ -249,6 +240,7 @@ fn build_head(target: &str, host: &HeaderValue, invocation: Invocation) -> Resul
     build().map_err(|_: Box<pingora::Error>| Invalid::new(format!("`{target}` cannot be requested")))
 }
 
+const ENDPOINT: &str = "https://vpce-….lambda.eu-west-1.vpce.amazonaws.com";
 const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
 
 const DOMAINS: [(&str, &str); 6] = [

@@ -191,7 +191,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     } = raw;
     let names = Names::compile(route, allow, scope)?;
 
-    let api = scope.key("api_host").accept(parse_api_host(&api_host));
+    let api = scope.key("api_host").accept(TargetUri::of_api(&api_host, "https://whisk.example.com"));
     if let Some(api) = &api {
         warn_without_tls(api, &scope.key("api_host"));
     }
@@ -251,15 +251,6 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         max_request: None,
         credentials: None,
     })
-}
-
-fn parse_api_host(text: &str) -> Result<TargetUri, Invalid> {
-    let hint = "like `https://whisk.example.com`";
-    let uri: TargetUri = text.parse().map_err(|invalid: Invalid| invalid.hint(hint))?;
-    if uri.query.is_some() {
-        return Err(Invalid::new(format!("`{text}` is not a usable URI: it has a query")).hint(hint));
-    }
-    Ok(uri)
 }
 
 fn warn_without_tls(api: &TargetUri, scope: &Scope<'_>) {
