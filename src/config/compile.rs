@@ -20,7 +20,7 @@ use crate::routing::{self, HostPattern, Matcher, PathPattern};
 use crate::snapshot::{AccessLog, Admin, Limits, Listener, Route, Settings};
 use crate::tls::Identity;
 use crate::upstream::{Terms, is_denied};
-use crate::values::{ByteSize, Scheme, Written, is_host_name, parse_duration, parse_size};
+use crate::values::{ByteSize, Written, is_host_name, parse_duration, parse_size};
 
 pub(super) fn settings(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings> {
     let raw::Settings {
@@ -417,16 +417,12 @@ fn parse_method(text: &str) -> Result<Method, Invalid> {
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
 
 fn warn_of_plain_credentials(terms: &Terms, credentials: &[Scope<'_>]) {
-    let Some(remote) = terms.endpoints.iter().find(|endpoint| !endpoint.address.is_loopback()) else {
-        return;
-    };
-    if terms.scheme == Scheme::Http {
-        for scope in credentials {
-            scope.warn(
-                format!("the credential is sent to `{}` without TLS", remote.address),
-                "whoever is on the way can read it; use `https`",
-            );
-        }
+    let Some(address) = terms.exposed() else { return };
+    for scope in credentials {
+        scope.warn(
+            format!("the credential is sent to `{address}` without TLS"),
+            "whoever is on the way can read it; use `https`",
+        );
     }
 }
 

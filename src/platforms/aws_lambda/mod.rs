@@ -41,7 +41,7 @@ use crate::aws::iam;
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::upstream::Terms;
-use crate::values::{RawSecret, Scheme, Written};
+use crate::values::{RawSecret, Written};
 
 /// The attributes of the APISIX plugin of the same name, those of Lambda's API, and the connection keys. Give either `function_uri` or
 /// `function`.
@@ -178,10 +178,9 @@ fn refuse<const N: usize>(misplaced: [(&str, bool); N], owner: &str, scope: &Sco
 
 /// A signature hides nothing, and a session token is sent beside it.
 fn warn_without_tls(terms: &Terms, scope: &Scope<'_>) {
-    let remote = terms.endpoints.iter().find(|endpoint| !endpoint.address.is_loopback());
-    if let Some(remote) = remote.filter(|_| terms.scheme == Scheme::Http) {
+    if let Some(address) = terms.exposed() {
         scope.warn(
-            format!("signed requests are sent to `{}` without TLS", remote.address),
+            format!("signed requests are sent to `{address}` without TLS"),
             "whoever is on the way can read and, for some minutes, repeat them; use `https`",
         );
     }

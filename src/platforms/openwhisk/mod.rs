@@ -40,7 +40,7 @@ use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::uri::{encode_segment, push_suffix};
-use crate::values::{RawSecret, Scheme, Secret, TargetUri, Written};
+use crate::values::{RawSecret, Secret, TargetUri, Written};
 
 /// The attributes of the APISIX plugin of the same name, what the action gets to see, and the connection keys.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -192,9 +192,6 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     let names = Names::compile(route, allow, scope)?;
 
     let api = scope.key("api_host").accept(TargetUri::of_api(&api_host, "https://whisk.example.com"));
-    if let Some(api) = &api {
-        warn_without_tls(api, &scope.key("api_host"));
-    }
     let token = secrets::resolve(service_token, &scope.key("service_token"));
     if let Some(token) = &token {
         warn_without_colon(token, &scope.key("service_token"));
@@ -213,10 +210,17 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     let connection =
         connection::compile(connection, base, DEFAULTS, &names, scope)?.with_credential(credential);
 
+    let api = api?;
+    if connection.terms.exposed().is_some() {
+        scope.key("api_host").warn(
+            "the openwhisk `api_host` has no TLS: the service token can be read on its way",
+            format!("`https://{}`, if the API can be reached like that", api.origin.host),
+        );
+    }
     let request = held_limit(connection.max_request, DEFAULT_BODY, &scope.key("max_req_body_size"));
 
     let asked = if result.unwrap_or(true) { Asked::Result } else { Asked::Record };
-    let mut before = api?.path;
+    let mut before = api.path;
     push_suffix(&format!("api/v1/namespaces/{}/actions/", namespace?), &mut before);
     let target = ActionPath {
         before,
@@ -251,15 +255,6 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         max_request: None,
         credentials: None,
     })
-}
-
-fn warn_without_tls(api: &TargetUri, scope: &Scope<'_>) {
-    if api.scheme == Scheme::Http && !api.origin.is_loopback() {
-        scope.warn(
-            "the openwhisk `api_host` has no TLS: the service token can be read on its way",
-            format!("`https://{}`, if the API can be reached like that", api.origin.host),
-        );
-    }
 }
 
 /// OpenWhisk answers 401 to every call with such a token, and does not say why.

@@ -265,6 +265,9 @@ fn an_api_without_tls_draws_a_warning() {
         let [(Severity::Warning, message)] = found.as_slice() else { panic!("{found:?}") };
         assert!(message.contains("openwhisk `api_host` has no TLS"), "{message}");
     }
+    let found = warnings("api_host: http://localhost\naddress: 10.0.0.1:3233");
+    assert_eq!(found.len(), 1, "it is the address that is reached: {found:?}");
+    assert_eq!(warnings("api_host: http://whisk.example.com\naddress: 127.0.0.1:3233"), []);
     for host in
         ["https://whisk.example.com", "http://127.0.0.1:3233", "http://[::1]:3233", "http://localhost"]
     {
