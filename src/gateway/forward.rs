@@ -15,6 +15,7 @@ use super::ctx::RequestCtx;
 use super::purpose;
 use crate::downstream::authority_is_valid;
 use crate::error::GatewayError;
+use crate::platforms::head::nominated;
 use crate::platforms::{Origin, Streamed, Target};
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
@@ -280,12 +281,7 @@ pub(super) fn tidy(resp: &mut ResponseHeader) -> pingora::Result<()> {
 }
 
 fn strip_hop_by_hop(resp: &mut ResponseHeader) {
-    let nominated: Vec<HeaderName> = resp
-        .headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+    let nominated: Vec<HeaderName> = nominated(resp.headers.get_all(CONNECTION).iter())
         // These steer the framing of this very message, which is Pingora's.
         .filter(|name| !matches!(name.as_str(), "close" | "content-length" | "transfer-encoding" | "date"))
         .collect();
