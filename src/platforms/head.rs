@@ -10,6 +10,8 @@ use http::header::{CONNECTION, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::template::{Filling, Names, Template};
 use super::{Call, Readiness, Verdict};
@@ -88,6 +90,14 @@ impl Host {
             }
         }
     }
+}
+
+/// Whose credentials count when both sides have some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Prefer {
+    Route,
+    Client,
 }
 
 /// Sets the request line's target, in origin form.

@@ -17,12 +17,12 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{CALL_ID, Prefer, refusal, warn_without_tls};
+use super::{CALL_ID, refusal, warn_without_tls};
 use crate::aws::{SigningScope, iam, sign, strip_reserved};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::platforms::connection::{self, Base, Defaults, held_limit};
-use crate::platforms::head::{Host, TargetPath, set_header, strip_hop_by_hop};
+use crate::platforms::head::{Host, Prefer, TargetPath, set_header, strip_hop_by_hop};
 use crate::platforms::template::Names;
 use crate::platforms::{
     BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Streamed, StreamedTarget,

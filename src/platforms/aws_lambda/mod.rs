@@ -36,6 +36,7 @@ pub use self::invoke::Invoke;
 use self::payload::Form;
 use super::Compiled;
 use super::connection;
+use super::head::Prefer;
 use super::template::{Names, Route};
 use crate::aws::iam;
 use crate::diag::Scope;
@@ -83,14 +84,6 @@ pub struct RawAuthorization {
     pub iam: Option<iam::Raw>,
     /// With `function_uri`: whose credentials count when the client sends some, too (default `route`)
     pub prefer: Option<Prefer>,
-}
-
-/// Whose credentials count when both sides have some.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Prefer {
-    Route,
-    Client,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
