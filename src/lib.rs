@@ -3,6 +3,7 @@
 //! The modules stand in the order in which a reader needs them: scalars and faults first, then what a route is made of, then
 //! the gateway, then the program around it. `ARCHITECTURE.md` has the map.
 
+pub mod backoff;
 pub mod diag;
 pub mod error;
 pub mod secrets;

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::lookup::http_client;
 use super::{Credentials, Lookup, Source};
+use crate::backoff::Backoff;
 use crate::error::GatewayError;
 
 /// Shared by everything that signs with the same source, also across reloads; its task ends with the last of them.
@@ -127,8 +128,7 @@ impl Kept {
 
     /// When to try again. What has expired is no longer offered.
     fn failed(&self, name: &str, failures: u32, error: &anyhow::Error) -> Duration {
-        let retry = FIRST_RETRY.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(LONGEST_RETRY);
-        let retry = retry.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let retry = RETRY.delay(failures);
         let Some(known) = self.current.load_full() else {
             if failures == 1 {
                 log::warn!("AWS credentials ({name}) are not found: {error:#}");
@@ -185,8 +185,7 @@ const LONGEST_AHEAD: Duration = Duration::from_secs(15 * 60);
 /// Also how soon a file is seen that was changed.
 const UNDATED_LIFE: Duration = Duration::from_secs(60);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const FIRST_RETRY: Duration = Duration::from_secs(2);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const RETRY: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(60) };
 /// The metadata service and the token service are asked several times within it.
 const LONGEST_FETCH: Duration = Duration::from_secs(30);
 

@@ -1,19 +1,20 @@
 //! `load`: from a file to a [`Plan`], or to everything that is wrong with it.
 //!
 //! ```text
-//! bytes ─ source → tree ─ document (defaults merged) ─ shape (all structural faults) → raw ─ compile → Plan
+//! bytes ─ source → tree ─ document (defaults merged) ─ shape (all structural faults) → raw ─ settings, routes → Plan
 //! ```
 //!
 //! A load never stops at the first fault and never changes anything. What is shown of a file is decided in `report`, so that no
 //! secret is.
 
-mod compile;
 mod document;
 mod hints;
 mod parse;
 mod raw;
 mod report;
+mod routes;
 mod schema;
+mod settings;
 mod shape;
 mod source;
 mod tree;
@@ -31,6 +32,7 @@ use self::document::Document;
 use self::parse::{Parsed, Refusal};
 use self::report::Found;
 pub use self::report::{Finding, Report, Style};
+use self::routes::Routes;
 use self::shape::{Seen, Shape};
 use self::source::{Exposure, Source};
 use self::tree::{Entry, Node, Span, looks_like_a_key};
@@ -224,7 +226,7 @@ impl<'b> Loader<'b> {
         let pruned = prune(&mut values, scope.place(), faults);
         self.book.filtered(
             |place| !is_around(place, &pruned),
-            || settings = scope.accept(read_raw(values)).and_then(|raw| compile::settings(raw, &scope)),
+            || settings = scope.accept(read_raw(values)).and_then(|raw| settings::compile(raw, &scope)),
         );
         settings
     }
@@ -237,7 +239,7 @@ impl<'b> Loader<'b> {
                 credentials.entry((place.file, route)).or_default().push(root.at(place.clone()));
             }
         }
-        let mut routes = compile::Routes::new(settings);
+        let mut routes = Routes::new(settings);
         for (file, document) in self.documents.iter().enumerate() {
             let list = Scope::root(self.book, file).key("routes");
             for (i, route) in document.iter().flat_map(Document::routes).enumerate() {

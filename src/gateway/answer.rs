@@ -6,12 +6,13 @@ use http::StatusCode;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
+use super::body::Body;
 use super::ctx::RequestCtx;
 use super::purpose;
 use crate::downstream::Wire;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
-use crate::platforms::{Streamed, Target};
+use crate::platforms::{Streamed, StreamedTarget, Target, Verdict};
 use crate::policy::retry::Condition;
 use crate::upstream::{Protocol, Use};
 
@@ -63,9 +64,29 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
     Ok(())
 }
 
+/// Makes the function's head the client's, and notes what it says of the call.
+pub(super) fn map(
+    session: &Session,
+    resp: &mut ResponseHeader,
+    ctx: &mut RequestCtx,
+) -> Result<(), GatewayError> {
+    let function = ctx.function().ok_or(GatewayError::Internal)?;
+    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
+    let call_id = notice_call_id(resp, target);
+    let mapped = target.map_response(&ctx.call(session), resp);
+    let refused = notice_refusal(session.req_header(), resp, function);
+    ctx.activation_id = call_id;
+    let verdict = mapped?;
+    ctx.reported = match verdict {
+        Verdict::Failed(reported) => refused.or(Some(reported)),
+        Verdict::Answered | Verdict::InBody | Verdict::Rewritten { .. } => refused,
+    };
+    ctx.body = Body::begin(verdict, &session.req_header().method, resp)?.map(Box::new);
+    Ok(())
+}
+
 /// The platform's own name for the call, for the log.
-pub(super) fn notice_call_id(resp: &ResponseHeader, function: &Function) -> Option<String> {
-    let Target::Streamed(target) = &function.target else { return None };
+fn notice_call_id(resp: &ResponseHeader, target: &StreamedTarget) -> Option<String> {
     resp.headers.get(target.call_id()?)?.to_str().ok().map(str::to_owned)
 }
 

@@ -11,7 +11,7 @@ use pingora::proxy::Session;
 use super::answer::TOO_LARGE;
 use super::ctx::RequestCtx;
 use crate::error::{GatewayError, Reported};
-use crate::platforms::{Streamed, StreamedTarget, Target};
+use crate::platforms::{Streamed, StreamedTarget, Target, Verdict};
 
 /// A body that does not just pass.
 #[derive(Debug)]
@@ -37,6 +37,21 @@ pub(super) struct Start {
 pub(super) struct Held {
     limit: usize,
     bytes: BytesMut,
+}
+
+impl Body {
+    /// What the platform wants of the body behind this head, if it wants anything. An `Err` is answered in its place.
+    pub(super) fn begin(
+        verdict: Verdict,
+        method: &Method,
+        resp: &mut ResponseHeader,
+    ) -> Result<Option<Self>, GatewayError> {
+        match verdict {
+            Verdict::Answered | Verdict::Failed(_) => Ok(None),
+            Verdict::InBody => Ok(Some(Body::Shown(Start::new(resp.status)))),
+            Verdict::Rewritten { limit } => Ok(Held::begin(limit, method, resp)?.map(Body::Held)),
+        }
+    }
 }
 
 /// Takes a piece of the body from its way, or leaves it there.
@@ -89,7 +104,7 @@ fn streamed(ctx: &RequestCtx) -> Result<&StreamedTarget, GatewayError> {
 }
 
 impl Start {
-    pub(super) fn new(status: StatusCode) -> Self {
+    fn new(status: StatusCode) -> Self {
         Start { status, bytes: Vec::new() }
     }
 
@@ -102,11 +117,7 @@ impl Start {
 impl Held {
     /// Makes the head fit for another body. `None` when there is none to change, or none that can be: one that is encoded, or a
     /// part. An `Err` is answered in its place.
-    pub(super) fn begin(
-        limit: usize,
-        method: &Method,
-        resp: &mut ResponseHeader,
-    ) -> Result<Option<Self>, GatewayError> {
+    fn begin(limit: usize, method: &Method, resp: &mut ResponseHeader) -> Result<Option<Self>, GatewayError> {
         let is_encoded = resp
             .headers
             .get_all(CONTENT_ENCODING)

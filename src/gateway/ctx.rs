@@ -14,7 +14,6 @@ use super::body::Body;
 use super::forward::{self, Asker, Trust};
 use super::limits::InFlight;
 use super::record::{self, Outline};
-use super::{is_tls, peer_address, port};
 use crate::downstream::{Ends, RequestId, Wire};
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
@@ -127,7 +126,7 @@ impl RequestCtx {
         let head = session.req_header();
         let path = head.uri.path();
         let authority = self.outline.as_ref().map_or("", Outline::authority);
-        let scheme = if is_tls(session) { Scheme::Https } else { Scheme::Http };
+        let scheme = if forward::is_tls(session) { Scheme::Https } else { Scheme::Http };
         let origin = Origin { scheme, authority };
         Call {
             method: &head.method,
@@ -146,12 +145,12 @@ impl RequestCtx {
 
     /// What the function is told of who asks.
     pub(super) fn asker(&self, session: &Session) -> Asker<'_> {
-        let look = || Ends::new(peer_address(session), port(session));
+        let look = || Ends::new(forward::peer(session), forward::port(session));
         let ends = match Wire::of(session.as_downstream()) {
             Some(wire) => wire.ends(look).clone(),
             None => look(),
         };
-        let is_tls = is_tls(session);
+        let is_tls = forward::is_tls(session);
         Asker { ends, is_tls, client: self.client, trust: self.trust, request_id: self.request_id() }
     }
 

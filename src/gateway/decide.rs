@@ -10,14 +10,14 @@ use pingora::proxy::Session;
 use super::ctx::{Match, RequestCtx};
 use super::forward::{self, Trust};
 use super::record::Outline;
-use super::{Gateway, fault, peer_address};
+use super::{Gateway, fault};
 use crate::downstream::{self, Wire};
 use crate::error::GatewayError;
 use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 
 impl Gateway {
-    /// Everything that is decided before a byte goes anywhere. After `Ok` the context knows the route.
+    /// Everything that is decided before a byte goes anywhere. After `Ok` the context knows the route, which counts the request.
     pub(super) fn decide(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
         self.identify(session, ctx);
         ctx.in_flight = Some(self.load.enter(ctx.snapshot.settings.limits.in_flight)?);
@@ -52,12 +52,14 @@ impl Gateway {
         };
         ctx.route = Some(matched);
         suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
-        check_body_length(head, ctx.body_limit())
+        check_body_length(head, ctx.body_limit())?;
+        ctx.held = ctx.function().map(|function| function.metrics.begin());
+        Ok(())
     }
 
     /// Who asks, and under which id.
     fn identify(&self, session: &Session, ctx: &mut RequestCtx) {
-        let peer = peer_address(session);
+        let peer = forward::peer(session);
         let headers = &session.req_header().headers;
         (ctx.client, ctx.trust) = forward::client(peer, headers, &ctx.snapshot.settings.trusted_proxies);
         if ctx.trust == Trust::Peer {

@@ -1,15 +1,48 @@
-//! From what went wrong in Pingora to the reason the gateway names.
+//! Between Pingora's errors and the reasons the gateway names.
 
+use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use crate::downstream::Refusal;
+use super::ctx::RequestCtx;
+use crate::downstream::{Refusal, Wire};
 use crate::error::GatewayError;
 
 /// An error of ours on its way through Pingora; the context holds the reason itself.
-pub(super) const OURS: ErrorType = ErrorType::Custom("fngate");
+const OURS: ErrorType = ErrorType::Custom("fngate");
 
 /// An attempt that failed and is made again.
 pub(super) const AGAIN: ErrorType = ErrorType::Custom("fngate: again");
+
+/// Notes the reason, and gives Pingora an error that leads to `fail_to_proxy` without a retry.
+pub(super) fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
+    ctx.error = Some(error);
+    Error::new_in(OURS)
+}
+
+/// An error that leads to the next attempt.
+pub(super) fn again() -> Box<Error> {
+    let mut error = Error::new_up(AGAIN);
+    error.set_retry(true);
+    error
+}
+
+/// The reason for an error that came through Pingora; ours were noted when they arose.
+pub(super) fn explain(session: &Session, error: &Error, ctx: &RequestCtx) -> GatewayError {
+    if let Some(noted) = &ctx.error {
+        return noted.clone();
+    }
+    if *error.esource() == ErrorSource::Downstream
+        && let Some(wire) = Wire::of(session.as_downstream())
+    {
+        if let Some(refusal) = wire.refusal() {
+            return refused(refusal);
+        }
+        if wire.has_expired() {
+            return ctx.late(GatewayError::UpstreamTimeout);
+        }
+    }
+    ctx.late(reason(error))
+}
 
 /// The reason behind an error that is not of our own making.
 pub(super) fn reason(error: &Error) -> GatewayError {

@@ -8,11 +8,16 @@ use http::response::Parts as RespParts;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr};
 
+use super::ctx::RequestCtx;
+use super::purpose;
 use crate::downstream::{Ends, address_value, authority_is_valid};
 use crate::error::GatewayError;
-use crate::platforms::Origin;
+use crate::platforms::head::nominated;
+use crate::platforms::{Origin, Streamed, Target};
+use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,6 +47,23 @@ pub struct Asker<'a> {
     pub client: IpAddr,
     pub trust: Trust,
     pub request_id: &'a str,
+}
+
+/// Whether the client's connection is encrypted.
+pub(super) fn is_tls(session: &Session) -> bool {
+    session.as_downstream().digest().is_some_and(|digest| digest.ssl_digest.is_some())
+}
+
+/// The listener's side of it.
+pub(super) fn port(session: &Session) -> u16 {
+    let address = session.as_downstream().server_addr().and_then(|address| address.as_inet());
+    address.map_or(0, |address| address.port())
+}
+
+/// Who is at the other end of it.
+pub(super) fn peer(session: &Session) -> IpAddr {
+    let address = session.as_downstream().client_addr().and_then(|address| address.as_inet());
+    address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical())
 }
 
 /// The client behind trusted proxies: from the right, the first address of `X-Forwarded-For` that is no trusted proxy.
@@ -124,6 +146,25 @@ fn take(req: &mut RequestHeader) -> ReqParts {
     std::mem::replace(req, placeholder).into()
 }
 
+/// Makes the client's head the function's.
+pub(super) fn rewrite(
+    session: &Session,
+    req: &mut RequestHeader,
+    ctx: &RequestCtx,
+) -> Result<(), GatewayError> {
+    let function = ctx.function().ok_or(GatewayError::Internal)?;
+    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
+    announce(req, ctx.asker(session))?;
+    target.rewrite_request(&ctx.call(session), req)?;
+    // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
+    let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
+    if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
+        let close = HeaderValue::from_static("close");
+        req.insert_header(CONNECTION, close).map_err(|_| GatewayError::Internal)?;
+    }
+    Ok(())
+}
+
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
 pub fn announce(req: &mut RequestHeader, asker: Asker<'_>) -> Result<(), GatewayError> {
     let mut parts = take(req);
@@ -204,11 +245,7 @@ fn tidy(headers: &mut HeaderMap) -> pingora::Result<()> {
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let nominated: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+    let nominated: Vec<HeaderName> = nominated(headers.get_all(CONNECTION).iter())
         // These steer the framing of this very message, which is Pingora's.
         .filter(|name| !matches!(name.as_str(), "close" | "content-length" | "transfer-encoding" | "date"))
         .collect();

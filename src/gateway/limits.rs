@@ -40,6 +40,11 @@ impl Drop for InFlight {
     }
 }
 
+/// The limits of the request's route, if it has any.
+pub(super) fn bulkhead(ctx: &RequestCtx) -> Option<Arc<Bulkhead>> {
+    ctx.function()?.policy.bulkhead.clone()
+}
+
 /// Takes one of the route's places. Where there is none, waits in the route's queue, for as long as the client is there.
 pub(super) async fn take_place(
     session: &mut Session,

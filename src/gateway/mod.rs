@@ -16,14 +16,13 @@ mod limits;
 mod record;
 mod reply;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -33,20 +32,20 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
 use self::again::Repeat;
-use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_end, expect_head, listener, notice_call_id, notice_refusal,
-};
-use self::body::{Body, Held, Start};
+use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, listener, map};
+use self::body::Body;
 use self::ctx::RequestCtx;
+use self::fault::ours;
 pub use self::leaving::Leaving;
 use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
-use crate::platforms::{Streamed, Target, Verdict};
+use crate::function::Function;
+use crate::platforms::Target;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics};
-use crate::upstream::{Keepalive, Use};
+use crate::upstream::Use;
 
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
@@ -75,24 +74,6 @@ impl Gateway {
     pub fn leaving(&self) -> Leaving {
         self.leaving.clone()
     }
-
-    /// The reason for an error that came through Pingora; ours were noted when they arose.
-    fn explain(&self, session: &Session, error: &Error, ctx: &RequestCtx) -> GatewayError {
-        if let Some(noted) = &ctx.error {
-            return noted.clone();
-        }
-        if *error.esource() == ErrorSource::Downstream
-            && let Some(wire) = Wire::of(session.as_downstream())
-        {
-            if let Some(refusal) = wire.refusal() {
-                return fault::refused(refusal);
-            }
-            if wire.has_expired() {
-                return ctx.late(GatewayError::UpstreamTimeout);
-            }
-        }
-        ctx.late(fault::reason(error))
-    }
 }
 
 #[async_trait]
@@ -113,19 +94,13 @@ impl ProxyHttp for Gateway {
         if let Err(error) = self.decide(session, ctx) {
             return self.refuse(session, ctx, error).await;
         }
-        let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
-        let held = function.metrics.begin();
-        let bulkhead = function.policy.bulkhead.clone();
-        let buffered = matches!(function.target, Target::Buffered(_)).then(|| Arc::clone(function));
-        ctx.held = Some(held);
-        if let Some(bulkhead) = bulkhead
+        // Boxed, here and below, so that their large states are not part of this future, which every request creates and moves.
+        if let Some(bulkhead) = limits::bulkhead(ctx)
             && let Err(error) = Box::pin(take_place(session, ctx, bulkhead)).await
         {
             return self.refuse(session, ctx, error).await;
         }
-        // Who passes here shares the function's counters with all others: its own count of references is touched only where it must.
-        let Some(function) = buffered else { return Ok(false) };
-        // Boxed, so that its large state is not part of this future, which every request creates and moves.
+        let Some(function) = buffered(ctx) else { return Ok(false) };
         match Box::pin(exchange::run(self, session, ctx, &function)).await {
             Ok(()) => Ok(true),
             // A relayed answer broke off; `true` would make a good end of it.
@@ -148,7 +123,7 @@ impl ProxyHttp for Gateway {
         match next_peer(session, ctx) {
             Ok(peer) => Ok(peer),
             // The name may come with the function.
-            Err(error) if again::after_failure(ctx, &error, Repeat::of(session)) => Err(once_more()),
+            Err(error) if again::after_failure(ctx, &error, Repeat::of(session)) => Err(fault::again()),
             Err(error) => Err(ours(ctx, error)),
         }
     }
@@ -191,7 +166,7 @@ impl ProxyHttp for Gateway {
         req: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        rewrite(session, req, ctx).map_err(|error| ours(ctx, error))?;
+        forward::rewrite(session, req, ctx).map_err(|error| ours(ctx, error))?;
         // What HTTP/2 fails to write after this may be the end of the body.
         ctx.upstream.head_is_out = req.version == http::Version::HTTP_2;
         Ok(())
@@ -236,7 +211,7 @@ impl ProxyHttp for Gateway {
         }
         check_answer(purpose(session), resp).map_err(|error| ours(ctx, error))?;
         if !resp.status.is_informational() && again::weigh(resp, ctx, Repeat::of(session)) {
-            return Err(once_more());
+            return Err(fault::again());
         }
         Ok(())
     }
@@ -283,26 +258,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         self.leaving.tell(session);
-        let Some(function) = ctx.function() else { return Ok(()) };
-        let call_id = notice_call_id(resp, function);
-        let mapped = match &function.target {
-            Target::Streamed(target) => target.map_response(&ctx.call(session), resp),
-            Target::Buffered(_) => Ok(Verdict::Answered),
-        };
-        let refused = notice_refusal(session.req_header(), resp, function);
-        ctx.activation_id = call_id;
-        let verdict = mapped.map_err(|error| ours(ctx, error))?;
-        ctx.reported = refused;
-        match verdict {
-            Verdict::Answered => {}
-            Verdict::Failed(reported) => ctx.reported = refused.or(Some(reported)),
-            Verdict::InBody => ctx.body = Some(Box::new(Body::Shown(Start::new(resp.status)))),
-            Verdict::Rewritten { limit } => {
-                let held = Held::begin(limit, &session.req_header().method, resp);
-                let held = held.map_err(|error| ours(ctx, error))?;
-                ctx.body = held.map(|held| Box::new(Body::Held(held)));
-            }
-        }
+        map(session, resp, ctx).map_err(|error| ours(ctx, error))?;
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
@@ -351,7 +307,7 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.upstream.end();
-        let reason = self.explain(session, error, ctx);
+        let reason = fault::explain(session, error, ctx);
         if reason != GatewayError::ClientGone {
             log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
         }
@@ -368,7 +324,7 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
         if let (Some(error), None) = (error, &ctx.error) {
-            ctx.error = Some(self.explain(session, error, ctx));
+            ctx.error = Some(fault::explain(session, error, ctx));
         }
         let now = Instant::now();
         record::write(session, ctx, now);
@@ -403,6 +359,11 @@ impl Gateway {
     }
 }
 
+/// The function, if its target is a buffered one. Its count of references, which all requests share, is touched for no other.
+fn buffered(ctx: &RequestCtx) -> Option<Arc<Function>> {
+    ctx.function().filter(|function| matches!(function.target, Target::Buffered(_))).cloned()
+}
+
 /// Begins an attempt, and says how its address is reached.
 fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, GatewayError> {
     let purpose = purpose(session);
@@ -414,34 +375,6 @@ fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, G
         peer.options.read_timeout = None;
     }
     Ok(peer)
-}
-
-/// An error that leads to the next attempt.
-fn once_more() -> Box<Error> {
-    let mut error = Error::new_up(fault::AGAIN);
-    error.set_retry(true);
-    error
-}
-
-/// Makes the client's head the function's.
-fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Result<(), GatewayError> {
-    let function = ctx.function().ok_or(GatewayError::Internal)?;
-    let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
-    forward::announce(req, ctx.asker(session))?;
-    target.rewrite_request(&ctx.call(session), req)?;
-    // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
-    let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
-    if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
-        let close = HeaderValue::from_static("close");
-        req.insert_header(http::header::CONNECTION, close).map_err(|_| GatewayError::Internal)?;
-    }
-    Ok(())
-}
-
-/// Notes the reason, and gives Pingora an error that leads to `fail_to_proxy` without a retry.
-fn ours(ctx: &mut RequestCtx, error: GatewayError) -> Box<Error> {
-    ctx.error = Some(error);
-    Error::new_in(fault::OURS)
 }
 
 /// Whether an answer has begun, so that a fault can only be shown by cutting it. After 101 the bytes are those of another protocol.
@@ -459,18 +392,4 @@ fn heard(session: &Session) {
 
 fn purpose(session: &Session) -> Use {
     if session.as_downstream().is_upgrade_req() { Use::Tunnel } else { Use::Exchange }
-}
-
-fn peer_address(session: &Session) -> IpAddr {
-    let address = session.as_downstream().client_addr().and_then(|address| address.as_inet());
-    address.map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical())
-}
-
-fn port(session: &Session) -> u16 {
-    let address = session.as_downstream().server_addr().and_then(|address| address.as_inet());
-    address.map_or(0, |address| address.port())
-}
-
-fn is_tls(session: &Session) -> bool {
-    session.as_downstream().digest().is_some_and(|digest| digest.ssl_digest.is_some())
 }

@@ -272,7 +272,7 @@ fn check_sni(name: String) -> Result<String, Invalid> {
 }
 
 /// A bound on a body: at least a byte.
-pub fn body_limit(written: &Written, scope: &Scope<'_>) -> Option<ByteSize> {
+fn body_limit(written: &Written, scope: &Scope<'_>) -> Option<ByteSize> {
     let size = scope.accept(parse_size(written))?;
     if size.0 == 0 {
         scope.reject_with(
@@ -283,6 +283,26 @@ pub fn body_limit(written: &Written, scope: &Scope<'_>) -> Option<ByteSize> {
     }
     Some(size)
 }
+
+/// A bound on a body that is held, or the default for it.
+pub fn held_limit(given: Option<ByteSize>, default: usize, scope: &Scope<'_>) -> Option<usize> {
+    let Some(size) = given else { return Some(default) };
+    let bytes = usize::try_from(size.0).ok().filter(|bytes| *bytes <= LARGEST_HELD);
+    if bytes.is_none() {
+        scope.reject_with(format!("the limit is {} bytes", size.0), "at most 1GiB; it is held in memory");
+    }
+    bytes
+}
+
+/// The key `max_resp_body_size` of targets that hold answers. `scope` stands at the key.
+pub fn held_response(written: Option<Written>, default: usize, scope: &Scope<'_>) -> Option<usize> {
+    match written {
+        None => Some(default),
+        Some(written) => held_limit(Some(body_limit(&written, scope)?), default, scope),
+    }
+}
+
+const LARGEST_HELD: usize = 1 << 30;
 
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_POOL: u32 = 5;

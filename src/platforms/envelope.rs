@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use pingora::http::ResponseHeader;
 use serde_json::value::RawValue;
 
-use super::head::{is_hop_by_hop, nominated};
+use super::head::HopByHop;
 use crate::error::GatewayError;
 
 /// An answer of HTTP, made from what a function says.
@@ -96,8 +96,9 @@ pub fn header_fields(value: &RawValue) -> Result<Vec<(HeaderName, HeaderValue)>,
             }
         }
     }
-    let nominated = nominated(fields.iter().filter(|(name, _)| *name == CONNECTION).map(|(_, value)| value));
-    fields.retain(|(name, _)| !is_hop_by_hop(name) && !nominated.iter().any(|n| n == name.as_str()));
+    let connection = fields.iter().filter(|(name, _)| *name == CONNECTION).map(|(_, value)| value);
+    let hop_by_hop = HopByHop::of(connection);
+    fields.retain(|(name, _)| !hop_by_hop.contains(name));
     match fields.iter().filter(|(name, _)| *name == CONTENT_TYPE).count() {
         0 | 1 => Ok(fields),
         _ => Err(BAD_HEADERS),

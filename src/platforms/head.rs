@@ -10,6 +10,8 @@ use http::header::{CONNECTION, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue};
 use pingora::http::{IntoCaseHeaderName, RequestHeader, ResponseHeader};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::template::{Filling, Names, Template};
 use super::{Call, Readiness, Verdict};
@@ -90,6 +92,14 @@ impl Host {
     }
 }
 
+/// Whose credentials count when both sides have some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Prefer {
+    Route,
+    Client,
+}
+
 /// Sets the request line's target, in origin form.
 pub fn set_target(req: &mut RequestHeader, target: String) -> Result<(), GatewayError> {
     // What the client sent has passed the checks of the wire, so this only fails for what they let through and `http` does not know.
@@ -109,9 +119,13 @@ pub fn set_header(
 
 /// Removes all fields whose names begin with one of these prefixes, which are in lower case.
 pub fn remove_prefixed(req: &mut RequestHeader, prefixes: &[&str]) {
-    let is_meant = |name: &&HeaderName| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix));
+    remove_fields(req, |name| prefixes.iter().any(|prefix| name.as_str().starts_with(prefix)));
+}
+
+/// Removes all fields with such names.
+pub fn remove_fields(req: &mut RequestHeader, is_meant: impl Fn(&HeaderName) -> bool) {
     // Most requests have none, and an empty list takes no memory.
-    let names: Vec<HeaderName> = req.headers.keys().filter(is_meant).cloned().collect();
+    let names: Vec<HeaderName> = req.headers.keys().filter(|name| is_meant(name)).cloned().collect();
     for name in &names {
         req.remove_header(name);
     }
@@ -158,42 +172,50 @@ pub fn basic_authorization(token: &Secret) -> HeaderValue {
     value
 }
 
-/// Whether a field speaks of one connection only, or of a message's framing, which is not for a function to say or to know.
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "content-length"
-            | "expect"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+/// The fields of a message that speak of one connection only, or of the message's framing, which is not for a function to say or to
+/// know.
+#[derive(Debug)]
+pub struct HopByHop {
+    /// Those that its `Connection` names.
+    nominated: Vec<HeaderName>,
+}
+
+impl HopByHop {
+    /// In a message with these values of `Connection`.
+    pub fn of<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> Self {
+        HopByHop { nominated: nominated(connection).collect() }
+    }
+
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        let is_always = matches!(
+            name.as_str(),
+            "connection"
+                | "content-length"
+                | "expect"
+                | "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+        );
+        is_always || self.nominated.contains(name)
+    }
 }
 
 /// Leaves out what speaks of the client's connection only.
 pub fn strip_hop_by_hop(req: &mut RequestHeader) {
-    let nominated = nominated(req.headers.get_all(CONNECTION).iter());
-    let speaks_of_it = |name: &&HeaderName| {
-        is_hop_by_hop(name) || nominated.iter().any(|nominated| nominated == name.as_str())
-    };
-    let names: Vec<_> = req.headers.keys().filter(speaks_of_it).cloned().collect();
-    for name in names {
-        req.remove_header(&name);
-    }
+    let hop_by_hop = HopByHop::of(req.headers.get_all(CONNECTION).iter());
+    remove_fields(req, |name| hop_by_hop.contains(name));
 }
 
-/// The fields that a `Connection` header declares hop-by-hop, in lower case.
-pub fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> Vec<String> {
+/// The fields that a `Connection` header names. What is no name names none.
+pub fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = HeaderName> {
     connection
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .map(|name| String::from_utf8_lossy(name).trim().to_ascii_lowercase())
-        .collect()
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
 }
 
 /// UTF-8, or else ISO 8859-1, which RFC 9110 5.5 names as what such bytes once meant.

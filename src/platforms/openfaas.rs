@@ -225,7 +225,8 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         connection,
     } = raw;
     let names = Names::compile(route, allow, scope)?;
-    let uri = scope.key("gateway_uri").accept(parse_gateway_uri(&gateway_uri));
+    let uri = TargetUri::of_api(&gateway_uri, "http://gateway.openfaas:8080");
+    let uri = scope.key("gateway_uri").accept(uri);
     let function = compile_function(function, namespace.as_deref(), &names, scope);
     let namespace = match namespace {
         None => Some(None),
@@ -261,14 +262,6 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         max_request: connection.max_request,
         credentials: None,
     })
-}
-
-fn parse_gateway_uri(text: &str) -> Result<TargetUri, Invalid> {
-    let uri: TargetUri = text.parse()?;
-    match uri.query {
-        None => Ok(uri),
-        Some(_) => Err(Invalid::new("`gateway_uri` has a query").hint("like `http://gateway.openfaas:8080`")),
-    }
 }
 
 fn compile_function(

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use super::Backoff;
+use crate::backoff::Backoff;
 use crate::diag::Scope;
 use crate::values::{Written, parse_duration};
 

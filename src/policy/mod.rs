@@ -3,14 +3,12 @@
 //!
 //! Pure decisions and the little state they need. Nothing here sends, answers, logs or counts.
 
-mod backoff;
 pub mod bulkhead;
 pub mod cold_start;
 pub mod retry;
 
 use std::sync::Arc;
 
-pub use self::backoff::Backoff;
 use self::bulkhead::Bulkhead;
 use self::cold_start::ColdStart;
 use self::retry::{Condition, Retry};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Backoff;
+use crate::backoff::Backoff;
 use crate::diag::{Invalid, Scope, did_you_mean};
 use crate::values::Written;
 

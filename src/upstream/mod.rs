@@ -50,6 +50,14 @@ pub struct Terms {
     pub credential: Option<u64>,
 }
 
+impl Terms {
+    /// An address that is reached without TLS by a way that others can be on.
+    pub fn exposed(&self) -> Option<&HostPort> {
+        let remote = self.endpoints.iter().find(|endpoint| !endpoint.address.is_loopback());
+        remote.map(|remote| &remote.address).filter(|_| self.scheme == Scheme::Http)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: HostPort,

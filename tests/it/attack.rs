@@ -6,7 +6,7 @@ use crate::harness::*;
 async fn a_length_that_a_function_says_twice_is_said_once() {
     for lengths in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 2, 2"] {
         let origin = Origin::raw(format!("HTTP/1.1 200 OK\r\n{lengths}\r\n\r\nok").as_str()).await;
-        let gateway = Gateway::start(&route("/fn", &openfunction(&origin))).await;
+        let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
         let answer = gateway.get("/fn").await;
         assert_eq!((answer.all("content-length"), answer.text().as_str()), (vec!["2"], "ok"), "{lengths}");
     }
@@ -65,8 +65,4 @@ async fn a_body_that_waits_to_be_asked_for_does_not_cost_the_connection() {
         let answer = client.response("POST").await;
         assert_eq!((answer.status(), answer.header("connection")), (200, Some("keep-alive")));
     }
-}
-
-fn openfunction(origin: &Origin) -> String {
-    format!("openfunction: {{ function_uri: '{}/' }}", origin.url())
 }

@@ -252,18 +252,14 @@ async fn a_return_value_that_is_no_answer_is_a_bad_envelope() {
 #[tokio::test]
 async fn the_first_byte_of_a_stream_is_out_before_the_last_is_written() {
     let gate = Gate::closed();
-    let passing = gate.clone();
     let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                exchange.body().await;
-                exchange.start_chunked("application/vnd.amazon.eventstream").await;
-                exchange.send(piece(&said(r#"{"statusCode":201,"headers":{"x-own":"1"}}"#, "first"))).await;
-                gate.passed().await;
-                exchange.send(piece(&[chunk(b", last"), complete("{}")].concat())).await;
-                exchange.end_chunked().await;
-            }
+        .gated(&gate, |mut exchange, gate| async move {
+            exchange.body().await;
+            exchange.start_chunked("application/vnd.amazon.eventstream").await;
+            exchange.send(piece(&said(r#"{"statusCode":201,"headers":{"x-own":"1"}}"#, "first"))).await;
+            gate.passed().await;
+            exchange.send(piece(&[chunk(b", last"), complete("{}")].concat())).await;
+            exchange.end_chunked().await;
         })
         .start()
         .await;
@@ -307,18 +303,14 @@ async fn a_stream_that_fails_before_its_first_byte_is_a_502() {
 #[tokio::test]
 async fn a_stream_that_fails_later_is_cut() {
     let gate = Gate::closed();
-    let passing = gate.clone();
     let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                exchange.body().await;
-                exchange.start_chunked("application/vnd.amazon.eventstream").await;
-                exchange.send(piece(&chunk(b"half"))).await;
-                gate.passed().await;
-                exchange.send(piece(&complete(r#"{"ErrorCode":"Unhandled"}"#))).await;
-                exchange.end_chunked().await;
-            }
+        .gated(&gate, |mut exchange, gate| async move {
+            exchange.body().await;
+            exchange.start_chunked("application/vnd.amazon.eventstream").await;
+            exchange.send(piece(&chunk(b"half"))).await;
+            gate.passed().await;
+            exchange.send(piece(&complete(r#"{"ErrorCode":"Unhandled"}"#))).await;
+            exchange.end_chunked().await;
         })
         .start()
         .await;

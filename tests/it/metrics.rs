@@ -100,18 +100,7 @@ async fn what_is_ours_does_not_grow_with_the_functions_time() {
 
 #[tokio::test]
 async fn requests_in_flight_go_up_and_down() {
-    let gate = Gate::closed();
-    let passing = gate.clone();
-    let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                gate.passed().await;
-                exchange.answer(Reply::text(200, "done")).await;
-            }
-        })
-        .start()
-        .await;
+    let (origin, gate) = held().await;
     let gateway = Gateway::start(&to(&origin)).await;
     let mut client = gateway.client().await;
 

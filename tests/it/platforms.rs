@@ -126,15 +126,11 @@ async fn every_platform_notices_that_the_client_left() {
 async fn every_platform_keeps_a_request_through_a_reload() {
     for platform in PLATFORMS {
         let gate = Gate::closed();
-        let passing = gate.clone();
         let origin = Origin::http1()
-            .script(move |mut exchange| {
-                let gate = passing.clone();
-                async move {
-                    exchange.body().await;
-                    gate.passed().await;
-                    exchange.answer(Reply::json(&json!({ "ok": true }))).await;
-                }
+            .gated(&gate, |mut exchange, gate| async move {
+                exchange.body().await;
+                gate.passed().await;
+                exchange.answer(Reply::json(&json!({ "ok": true }))).await;
             })
             .start()
             .await;

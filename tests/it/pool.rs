@@ -360,23 +360,6 @@ async fn http2_to_the_function_is_reused() {
     assert_eq!(origin.requests().len(), 40);
 }
 
-/// An origin that answers each request when the gate is opened for it.
-async fn held() -> (Origin, Gate) {
-    let gate = Gate::closed();
-    let passing = gate.clone();
-    let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                gate.passed().await;
-                exchange.answer(Reply::text(200, "ok")).await;
-            }
-        })
-        .start()
-        .await;
-    (origin, gate)
-}
-
 /// This many requests, all of them at the function before the first is answered.
 async fn burst(gateway: &Gateway, origin: &Origin, gate: &Gate, size: usize) {
     let before = origin.requests().len();
@@ -407,15 +390,11 @@ fn openwhisk(origin: &Origin, more: &str) -> String {
 #[tokio::test]
 async fn a_request_sent_once_more_goes_to_no_other_dead_connection() {
     let gate = Gate::closed();
-    let passing = gate.clone();
     let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                exchange.body().await;
-                gate.passed().await;
-                exchange.answer(Reply::text(200, "ok")).await;
-            }
+        .gated(&gate, |mut exchange, gate| async move {
+            exchange.body().await;
+            gate.passed().await;
+            exchange.answer(Reply::text(200, "ok")).await;
         })
         .answers_per_connection(1)
         .start()

@@ -8,24 +8,16 @@ use http_body_util::BodyExt;
 use serde_json::json;
 
 use crate::harness::*;
-use crate::streaming::{LARGE, PIECE, resident, stands_still, three_events};
+use crate::streaming::{
+    LARGE, PIECE, come_one_by_one, come_one_by_one_over_http2, resident, stands_still, three_events,
+};
 
 #[tokio::test]
 async fn an_event_stream_is_relayed_event_by_event() {
     let gate = Gate::closed();
     let origin = three_events(&gate).await;
     let gateway = relaying(&origin, "").await;
-
-    let mut client = gateway.client().await;
-    client.start(&Request::get("/fn/events")).await;
-    let head = client.head().await;
-    assert_eq!(head.header("content-type"), Some("text/event-stream"));
-    let mut body = client.body(&head, "GET");
-    for number in 1..=3 {
-        assert_eq!(body.until("\n\n").await, format!("data: {number}\n\n"));
-        gate.open();
-    }
-    assert_eq!(body.next().await, Piece::End);
+    come_one_by_one(&gateway, "/fn/events", &gate).await;
 }
 
 #[tokio::test]
@@ -33,16 +25,7 @@ async fn an_event_stream_is_relayed_to_http2_event_by_event() {
     let gate = Gate::closed();
     let origin = three_events(&gate).await;
     let (gateway, ca) = relaying_tls(&origin).await;
-
-    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
-    let mut answer = client.call(Http2::get("https://localhost/fn/events")).await.unwrap();
-    for number in 1..=3 {
-        let frame = within("an event", answer.body_mut().frame()).await.unwrap().unwrap();
-        assert_eq!(frame.into_data().unwrap(), format!("data: {number}\n\n"));
-        gate.open();
-    }
-    let end = within("the end of the stream", answer.body_mut().frame()).await;
-    assert!(end.is_none_or(|frame| frame.unwrap().into_data().unwrap().is_empty()));
+    come_one_by_one_over_http2(&gateway, &ca, "/fn/events", &gate).await;
 }
 
 #[tokio::test]

@@ -133,17 +133,13 @@ async fn what_needs_a_restart_is_refused_with_that_reason() {
 #[tokio::test]
 async fn a_request_in_flight_keeps_what_it_started_with() {
     let gate = Gate::closed();
-    let passing = gate.clone();
     let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                exchange.start_chunked("text/plain").await;
-                exchange.send_chunk("before\n").await;
-                gate.passed().await;
-                exchange.send_chunk("after\n").await;
-                exchange.end_chunked().await;
-            }
+        .gated(&gate, |mut exchange, gate| async move {
+            exchange.start_chunked("text/plain").await;
+            exchange.send_chunk("before\n").await;
+            gate.passed().await;
+            exchange.send_chunk("after\n").await;
+            exchange.end_chunked().await;
         })
         .start()
         .await;
@@ -331,11 +327,11 @@ async fn whether_a_file_is_being_served_can_be_asked() {
 }
 
 /// One route that carries its name as path.
-fn to(origin: &Origin, name: &str) -> String {
+pub(crate) fn to(origin: &Origin, name: &str) -> String {
     routes(&[(name, &format!("/{name}"), &format!("http: {{ url: '{}/' }}", origin.url()))])
 }
 
-async fn serves(gateway: &Gateway, path: &str) {
+pub(crate) async fn serves(gateway: &Gateway, path: &str) {
     eventually(&format!("{path} to be served"), PATIENCE, async || {
         (gateway.get(path).await.status() == 200).then_some(())
     })

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use tokio::net::UnixDatagram;
 
 use crate::harness::*;
+use crate::reload::{serves, to};
 
 #[tokio::test]
 async fn two_hundred_reloads_leave_nothing_behind() {
@@ -213,16 +214,4 @@ fn round(origin: &Origin, number: u32) -> String {
         (&format!("round-{number}"), "/round", &format!("http: {{ url: '{}/' }}", origin.url())),
         (&format!("name-{number}"), "/name", &format!("http: {{ url: 'http://round-{number}.invalid/' }}")),
     ])
-}
-
-/// One route that carries its name as path.
-fn to(origin: &Origin, name: &str) -> String {
-    routes(&[(name, &format!("/{name}"), &format!("http: {{ url: '{}/' }}", origin.url()))])
-}
-
-async fn serves(gateway: &Gateway, path: &str) {
-    eventually(&format!("{path} to be served"), PATIENCE, async || {
-        (gateway.get(path).await.status() == 200).then_some(())
-    })
-    .await;
 }

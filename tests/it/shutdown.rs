@@ -324,22 +324,6 @@ async fn told(manager: &UnixDatagram, wanted: &str) -> String {
     }
 }
 
-async fn held() -> (Origin, Gate) {
-    let gate = Gate::closed();
-    let passing = gate.clone();
-    let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                gate.passed().await;
-                exchange.answer(Reply::text(200, "done")).await;
-            }
-        })
-        .start()
-        .await;
-    (origin, gate)
-}
-
 fn to(origin: &Origin) -> String {
     route("/fn", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url()))
 }

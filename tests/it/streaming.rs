@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use http_body_util::BodyExt;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -16,39 +17,17 @@ async fn an_event_stream_arrives_event_by_event() {
     let gate = Gate::closed();
     let origin = three_events(&gate).await;
     let gateway = Gateway::start(&route("/events", &openfunction(&origin, ""))).await;
-
-    let mut client = gateway.client().await;
-    client.start(&Request::get("/events").header("Accept", "text/event-stream")).await;
-    let head = client.head().await;
-    assert_eq!(head.header("content-type"), Some("text/event-stream"));
-    let mut body = client.body(&head, "GET");
-    for number in 1..=3 {
-        assert_eq!(body.until("\n\n").await, format!("data: {number}\n\n"));
-        gate.open();
-    }
-    assert_eq!(body.next().await, Piece::End);
+    come_one_by_one(&gateway, "/events", &gate).await;
 }
 
 #[tokio::test]
 async fn an_event_stream_reaches_an_http2_client_event_by_event() {
-    use http_body_util::BodyExt;
-
     let gate = Gate::closed();
     let origin = three_events(&gate).await;
     let ca = Ca::new();
     let gateway =
         Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/events", &openfunction(&origin, ""))).await;
-
-    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
-    let mut answer = client.call(Http2::get("https://localhost/events")).await.unwrap();
-    for number in 1..=3 {
-        let frame = within("an event", answer.body_mut().frame()).await.unwrap().unwrap();
-        assert_eq!(frame.into_data().unwrap(), format!("data: {number}\n\n"));
-        gate.open();
-    }
-    assert!(
-        within("the end of the stream", answer.body_mut().frame()).await.is_none_or(|f| f.unwrap().is_data())
-    );
+    come_one_by_one_over_http2(&gateway, &ca, "/events", &gate).await;
 }
 
 #[tokio::test]
@@ -478,15 +457,11 @@ async fn a_client_that_does_not_read_stops_the_function() {
 #[tokio::test]
 async fn a_function_that_does_not_read_stops_the_client() {
     let gate = Gate::closed();
-    let passing = gate.clone();
     let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                gate.passed().await;
-                let size = exchange.body().await.len();
-                exchange.answer(Reply::text(200, &size.to_string())).await;
-            }
+        .gated(&gate, |mut exchange, gate| async move {
+            gate.passed().await;
+            let size = exchange.body().await.len();
+            exchange.answer(Reply::text(200, &size.to_string())).await;
         })
         .start()
         .await;
@@ -583,19 +558,40 @@ async fn a_client_of_the_old_version_gets_no_chunks() {
 
 /// A function that sends three events, each only when the gate has let the one before pass.
 pub(crate) async fn three_events(gate: &Gate) -> Origin {
-    let confirmed = gate.clone();
-    Origin::http1()
-        .script(move |mut exchange| {
-            let gate = confirmed.clone();
-            async move {
-                exchange.start_chunked("text/event-stream").await;
-                for number in 1..=3 {
-                    exchange.send_chunk(&format!("data: {number}\n\n")).await;
-                    gate.passed().await;
-                }
-                exchange.end_chunked().await;
-            }
-        })
-        .start()
-        .await
+    let origin = Origin::http1().gated(gate, |mut exchange, gate| async move {
+        exchange.start_chunked("text/event-stream").await;
+        for number in 1..=3 {
+            exchange.send_chunk(&format!("data: {number}\n\n")).await;
+            gate.passed().await;
+        }
+        exchange.end_chunked().await;
+    });
+    origin.start().await
+}
+
+/// The events of [`three_events`] reach a client one by one.
+pub(crate) async fn come_one_by_one(gateway: &Gateway, path: &str, gate: &Gate) {
+    let mut client = gateway.client().await;
+    client.start(&Request::get(path).header("Accept", "text/event-stream")).await;
+    let head = client.head().await;
+    assert_eq!(head.header("content-type"), Some("text/event-stream"));
+    let mut body = client.body(&head, "GET");
+    for number in 1..=3 {
+        assert_eq!(body.until("\n\n").await, format!("data: {number}\n\n"));
+        gate.open();
+    }
+    assert_eq!(body.next().await, Piece::End);
+}
+
+/// The same over HTTP/2.
+pub(crate) async fn come_one_by_one_over_http2(gateway: &Gateway, ca: &Ca, path: &str, gate: &Gate) {
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let mut answer = client.call(Http2::get(&format!("https://localhost{path}"))).await.unwrap();
+    for number in 1..=3 {
+        let frame = within("an event", answer.body_mut().frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), format!("data: {number}\n\n"));
+        gate.open();
+    }
+    let end = within("the end of the stream", answer.body_mut().frame()).await;
+    assert!(end.is_none_or(|frame| frame.unwrap().into_data().unwrap().is_empty()));
 }

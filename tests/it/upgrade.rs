@@ -232,25 +232,21 @@ impl Load {
 /// Functions of all kinds; the events end when the gate is opened.
 async fn functions() -> (Origin, Gate) {
     let gate = Gate::closed();
-    let passing = gate.clone();
-    let script = Origin::http1().script(move |mut exchange| {
-        let gate = passing.clone();
-        async move {
-            match exchange.target() {
-                "/events" => {
-                    exchange.start_chunked("text/event-stream").await;
-                    exchange.send_chunk("begun").await;
-                    gate.passed().await;
-                    exchange.send_chunk("ended").await;
-                    exchange.end_chunked().await;
-                }
-                "/socket" => exchange.websocket_echo().await,
-                "/upload" => {
-                    let body = exchange.body().await;
-                    exchange.answer(Reply::new(200, body)).await;
-                }
-                _ => exchange.answer(Reply::text(200, "done")).await,
+    let script = Origin::http1().gated(&gate, |mut exchange, gate| async move {
+        match exchange.target() {
+            "/events" => {
+                exchange.start_chunked("text/event-stream").await;
+                exchange.send_chunk("begun").await;
+                gate.passed().await;
+                exchange.send_chunk("ended").await;
+                exchange.end_chunked().await;
             }
+            "/socket" => exchange.websocket_echo().await,
+            "/upload" => {
+                let body = exchange.body().await;
+                exchange.answer(Reply::new(200, body)).await;
+            }
+            _ => exchange.answer(Reply::text(200, "done")).await,
         }
     });
     (script.start().await, gate)

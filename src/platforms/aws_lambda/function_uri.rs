@@ -17,12 +17,12 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{CALL_ID, Prefer, in_memory, refusal, warn_without_tls};
+use super::{CALL_ID, refusal, warn_without_tls};
 use crate::aws::{SigningScope, iam, sign, strip_reserved};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
-use crate::platforms::connection::{self, Base, Defaults};
-use crate::platforms::head::{Host, TargetPath, set_header, strip_hop_by_hop};
+use crate::platforms::connection::{self, Base, Defaults, held_limit};
+use crate::platforms::head::{Host, Prefer, TargetPath, set_header, strip_hop_by_hop};
 use crate::platforms::template::Names;
 use crate::platforms::{
     BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Streamed, StreamedTarget,
@@ -184,7 +184,7 @@ pub(super) fn compile(
         });
     };
     warn_without_tls(&connection.terms, &scope.key("function_uri"));
-    let request = in_memory(connection.max_request, DEFAULT_BODY, &scope.key("max_req_body_size"))?;
+    let request = held_limit(connection.max_request, DEFAULT_BODY, &scope.key("max_req_body_size"))?;
     // The answer is passed on as it comes.
     let limits = BodyLimits { request, response: 0 };
     Some(Compiled {

@@ -12,11 +12,11 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::function::Function;
 use super::payload::{Form, Payload};
 use super::stream::Decoder;
-use super::{CALL_ID, Invocation, in_memory, keep_call_id, refusal, warn_without_tls};
+use super::{CALL_ID, Invocation, keep_call_id, refusal, warn_without_tls};
 use crate::aws::{SigningScope, iam, sign};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
-use crate::platforms::connection::{self, Base, Defaults, body_limit};
+use crate::platforms::connection::{self, Base, Defaults, held_limit, held_response};
 use crate::platforms::envelope::JSON;
 use crate::platforms::head::{Host, set_target};
 use crate::platforms::template::{Names, Parameters};
@@ -145,20 +145,14 @@ pub(super) fn compile(
         iam::compile(iam, defaults, &scope.key("authorization").key("iam"))
     });
     let api = match endpoint {
-        Some(endpoint) => scope.key("endpoint").accept(parse_endpoint(&endpoint)),
+        Some(endpoint) => scope.key("endpoint").accept(TargetUri::of_api(&endpoint, ENDPOINT)),
         None => region.as_deref().and_then(|region| scope.key("region").accept(endpoint_of(region).parse())),
     };
-    let response = match max_resp_body_size {
-        None => Some(DEFAULT_BODY),
-        Some(written) => {
-            let scope = scope.key("max_resp_body_size");
-            body_limit(&written, &scope).and_then(|size| in_memory(Some(size), DEFAULT_BODY, &scope))
-        }
-    };
+    let response = held_response(max_resp_body_size, DEFAULT_BODY, &scope.key("max_resp_body_size"));
     let base = api.as_ref().map(|uri: &TargetUri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let connection = connection::compile(connection, base, DEFAULTS, names, scope)?;
     let default = if invocation == Invocation::Event { DEFAULT_EVENT } else { DEFAULT_BODY };
-    let request = in_memory(connection.max_request, default, &scope.key("max_req_body_size"));
+    let request = held_limit(connection.max_request, default, &scope.key("max_req_body_size"));
 
     warn_without_tls(&connection.terms, &scope.key("endpoint"));
 
@@ -224,15 +218,6 @@ fn is_region(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-fn parse_endpoint(text: &str) -> Result<TargetUri, Invalid> {
-    let hint = "like `https://vpce-….lambda.eu-west-1.vpce.amazonaws.com`";
-    let uri: TargetUri = text.parse().map_err(|invalid: Invalid| invalid.hint(hint))?;
-    if uri.query.is_some() {
-        return Err(Invalid::new(format!("`{text}` is not a usable URI: it has a query")).hint(hint));
-    }
-    Ok(uri)
-}
-
 /// Each partition has a domain of its own.
 fn endpoint_of(region: &str) -> String {
     let domain = DOMAINS.iter().find(|(prefix, _)| region.starts_with(prefix)).map(|(_, domain)| domain);
@@ -255,6 +240,7 @@ fn build_head(target: &str, host: &HeaderValue, invocation: Invocation) -> Resul
     build().map_err(|_: Box<pingora::Error>| Invalid::new(format!("`{target}` cannot be requested")))
 }
 
+const ENDPOINT: &str = "https://vpce-….lambda.eu-west-1.vpce.amazonaws.com";
 const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
 
 const DOMAINS: [(&str, &str); 6] = [

@@ -36,12 +36,13 @@ pub use self::invoke::Invoke;
 use self::payload::Form;
 use super::Compiled;
 use super::connection;
+use super::head::Prefer;
 use super::template::{Names, Route};
 use crate::aws::iam;
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::upstream::Terms;
-use crate::values::{ByteSize, RawSecret, Scheme, Written};
+use crate::values::{RawSecret, Written};
 
 /// The attributes of the APISIX plugin of the same name, those of Lambda's API, and the connection keys. Give either `function_uri` or
 /// `function`.
@@ -83,14 +84,6 @@ pub struct RawAuthorization {
     pub iam: Option<iam::Raw>,
     /// With `function_uri`: whose credentials count when the client sends some, too (default `route`)
     pub prefer: Option<Prefer>,
-}
-
-/// Whose credentials count when both sides have some.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Prefer {
-    Route,
-    Client,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -176,22 +169,11 @@ fn refuse<const N: usize>(misplaced: [(&str, bool); N], owner: &str, scope: &Sco
     None
 }
 
-/// A size that fits into memory.
-fn in_memory(written: Option<ByteSize>, default: usize, scope: &Scope<'_>) -> Option<usize> {
-    let Some(size) = written else { return Some(default) };
-    let bytes = usize::try_from(size.0).ok().filter(|bytes| *bytes <= LARGEST_BODY);
-    if bytes.is_none() {
-        scope.reject_with(format!("the limit is {} bytes", size.0), "at most 1GiB; it is held in memory");
-    }
-    bytes
-}
-
 /// A signature hides nothing, and a session token is sent beside it.
 fn warn_without_tls(terms: &Terms, scope: &Scope<'_>) {
-    let remote = terms.endpoints.iter().find(|endpoint| !endpoint.address.is_loopback());
-    if let Some(remote) = remote.filter(|_| terms.scheme == Scheme::Http) {
+    if let Some(address) = terms.exposed() {
         scope.warn(
-            format!("signed requests are sent to `{}` without TLS", remote.address),
+            format!("signed requests are sent to `{address}` without TLS"),
             "whoever is on the way can read and, for some minutes, repeat them; use `https`",
         );
     }
@@ -204,8 +186,6 @@ fn keep_call_id(from: &ResponseHeader, into: &mut ResponseHeader) -> Result<(), 
 }
 
 const CALL_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
-
-const LARGEST_BODY: usize = 1 << 30;
 
 #[cfg(test)]
 mod tests;

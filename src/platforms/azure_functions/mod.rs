@@ -30,7 +30,7 @@ use serde::Deserialize;
 use self::durable::{App, Durable};
 use self::seal::Seal;
 use super::connection::{self, Base, Defaults};
-use super::head::{Host, TargetPath, set_header, set_target};
+use super::head::{Host, Prefer, TargetPath, remove_fields, set_header, set_target};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
@@ -61,14 +61,7 @@ pub struct RawAuthorization {
     /// Sent as `x-functions-clientid`, with the key
     pub clientid: Option<String>,
     /// Whose key is sent when the client has one, too: the `route`'s (default) or the `client`'s
-    pub prefer: Option<RawPrefer>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawPrefer {
-    Route,
-    Client,
+    pub prefer: Option<Prefer>,
 }
 
 #[derive(Debug)]
@@ -86,21 +79,15 @@ pub struct AzureFunctions {
 struct Credential {
     key: HeaderValue,
     client_id: Option<HeaderValue>,
-    precedence: Precedence,
-}
-
-/// Whose key is sent when there are two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Precedence {
-    Route,
-    Client,
+    prefer: Prefer,
 }
 
 impl Streamed for AzureFunctions {
     fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
         let is_durable = call.suffix.is_some_and(durable::claims);
         let clients_key_passes = !is_durable && self.clients_key_passes(req);
-        drop_reserved(req, |name| clients_key_passes && CLIENTS_KEY.contains(name));
+        let stays = |name: &HeaderName| clients_key_passes && CLIENTS_KEY.contains(name);
+        remove_fields(req, |name| is_reserved(name) && !stays(name));
         narrow_codings(req)?;
         self.host.apply(call, req)?;
         if is_durable {
@@ -161,10 +148,10 @@ impl Streamed for AzureFunctions {
 
 impl AzureFunctions {
     fn clients_key_passes(&self, req: &RequestHeader) -> bool {
-        match self.credential.as_ref().map(|credential| credential.precedence) {
+        match self.credential.as_ref().map(|credential| credential.prefer) {
             None => true,
-            Some(Precedence::Route) => false,
-            Some(Precedence::Client) => CLIENTS_KEY.iter().any(|name| req.headers.contains_key(name)),
+            Some(Prefer::Route) => false,
+            Some(Prefer::Client) => CLIENTS_KEY.iter().any(|name| req.headers.contains_key(name)),
         }
     }
 
@@ -192,17 +179,10 @@ impl Credential {
     }
 }
 
-/// Removes what Azure's own front ends say to an app. Apps and the Functions host believe it, whoever sent it.
-fn drop_reserved(req: &mut RequestHeader, passes: impl Fn(&HeaderName) -> bool) {
-    let is_reserved = |name: &HeaderName| {
-        let name = name.as_str();
-        RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    };
-    let reserved: Vec<_> =
-        req.headers.keys().filter(|name| is_reserved(name) && !passes(name)).cloned().collect();
-    for name in &reserved {
-        req.remove_header(name);
-    }
+/// What Azure's own front ends say to an app. Apps and the Functions host believe it, whoever sent it.
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Of the codings a client takes, only gzip is asked for: any other would hide what has to be changed in a body.
@@ -308,11 +288,7 @@ fn compile_authorization(
     let secret = secrets::resolve(apikey, &scope)?;
     let mut key = scope.accept(header_value(secret.expose()))?;
     key.set_sensitive(true);
-    let precedence = match prefer {
-        Some(RawPrefer::Client) => Precedence::Client,
-        Some(RawPrefer::Route) | None => Precedence::Route,
-    };
-    let credential = Credential { key, client_id: client_id?, precedence };
+    let credential = Credential { key, client_id: client_id?, prefer: prefer.unwrap_or(Prefer::Route) };
     Some((Some(credential), Seal::from_secret(&secret)))
 }
 

@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 use crate::error::GatewayError;
 use crate::platforms::Call;
 use crate::platforms::envelope::is_blank;
-use crate::platforms::head::{field_text, is_hop_by_hop, nominated};
+use crate::platforms::head::{HopByHop, field_text};
 use crate::platforms::media::MediaType;
 use crate::uri::decode_component;
 
@@ -92,10 +92,10 @@ enum Parameter<'a> {
 
 /// The client's header fields as one map.
 fn fields(headers: &HeaderMap) -> IndexMap<&str, String> {
-    let nominated = nominated(headers.get_all(CONNECTION).iter());
+    let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
     headers
         .keys()
-        .filter(|name| !is_hop_by_hop(name) && !nominated.iter().any(|n| n == name.as_str()))
+        .filter(|name| !hop_by_hop.contains(name))
         .map(|name| {
             let separator = if *name == COOKIE { "; " } else { ", " };
             let values: Vec<_> = headers.get_all(name).iter().map(|v| field_text(v.as_bytes())).collect();

@@ -31,7 +31,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::answer::Asked;
-use super::connection::{self, Base, Defaults, body_limit};
+use super::connection::{self, Base, Defaults, held_limit, held_response};
 use super::envelope::JSON;
 use super::head::{Host, basic_authorization, set_header, set_target};
 use super::template::{Name, Names, Parameters, Route};
@@ -40,7 +40,7 @@ use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::uri::{encode_segment, push_suffix};
-use crate::values::{ByteSize, RawSecret, Scheme, Secret, TargetUri, Written};
+use crate::values::{RawSecret, Secret, TargetUri, Written};
 
 /// The attributes of the APISIX plugin of the same name, what the action gets to see, and the connection keys.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -191,10 +191,7 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     } = raw;
     let names = Names::compile(route, allow, scope)?;
 
-    let api = scope.key("api_host").accept(parse_api_host(&api_host));
-    if let Some(api) = &api {
-        warn_without_tls(api, &scope.key("api_host"));
-    }
+    let api = scope.key("api_host").accept(TargetUri::of_api(&api_host, "https://whisk.example.com"));
     let token = secrets::resolve(service_token, &scope.key("service_token"));
     if let Some(token) = &token {
         warn_without_colon(token, &scope.key("service_token"));
@@ -207,25 +204,23 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         None => Some(None),
         Some(package) => name("package", &package).map(Some),
     };
-    let response = match max_resp_body_size {
-        None => Some(DEFAULT_BODY),
-        Some(written) => {
-            let scope = scope.key("max_resp_body_size");
-            body_limit(&written, &scope).and_then(|size| in_memory(size, &scope))
-        }
-    };
+    let response = held_response(max_resp_body_size, DEFAULT_BODY, &scope.key("max_resp_body_size"));
     let base = api.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let credential = token.as_ref().map(Secret::identity);
     let connection =
         connection::compile(connection, base, DEFAULTS, &names, scope)?.with_credential(credential);
 
-    let request = match connection.max_request {
-        None => Some(DEFAULT_BODY),
-        Some(size) => in_memory(size, &scope.key("max_req_body_size")),
-    };
+    let api = api?;
+    if connection.terms.exposed().is_some() {
+        scope.key("api_host").warn(
+            "the openwhisk `api_host` has no TLS: the service token can be read on its way",
+            format!("`https://{}`, if the API can be reached like that", api.origin.host),
+        );
+    }
+    let request = held_limit(connection.max_request, DEFAULT_BODY, &scope.key("max_req_body_size"));
 
     let asked = if result.unwrap_or(true) { Asked::Result } else { Asked::Record };
-    let mut before = api?.path;
+    let mut before = api.path;
     push_suffix(&format!("api/v1/namespaces/{}/actions/", namespace?), &mut before);
     let target = ActionPath {
         before,
@@ -262,24 +257,6 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     })
 }
 
-fn parse_api_host(text: &str) -> Result<TargetUri, Invalid> {
-    let hint = "like `https://whisk.example.com`";
-    let uri: TargetUri = text.parse().map_err(|invalid: Invalid| invalid.hint(hint))?;
-    if uri.query.is_some() {
-        return Err(Invalid::new(format!("`{text}` is not a usable URI: it has a query")).hint(hint));
-    }
-    Ok(uri)
-}
-
-fn warn_without_tls(api: &TargetUri, scope: &Scope<'_>) {
-    if api.scheme == Scheme::Http && !api.origin.is_loopback() {
-        scope.warn(
-            "the openwhisk `api_host` has no TLS: the service token can be read on its way",
-            format!("`https://{}`, if the API can be reached like that", api.origin.host),
-        );
-    }
-}
-
 /// OpenWhisk answers 401 to every call with such a token, and does not say why.
 fn warn_without_colon(token: &Secret, scope: &Scope<'_>) {
     if !token.expose().contains(':') {
@@ -314,14 +291,6 @@ fn check_name(name: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn in_memory(size: ByteSize, scope: &Scope<'_>) -> Option<usize> {
-    let bytes = usize::try_from(size.0).ok().filter(|bytes| *bytes <= LARGEST_BODY);
-    if bytes.is_none() {
-        scope.reject_with(format!("the limit is {} bytes", size.0), "at most 1GiB; it is held in memory");
-    }
-    bytes
-}
-
 fn build_head(target: &str, host: &HeaderValue, token: &Secret) -> Result<RequestHeader, Invalid> {
     let build = || {
         let mut head = RequestHeader::build("POST", target.as_bytes(), Some(8))?;
@@ -347,7 +316,6 @@ const LONGEST_NAME: usize = 256;
 
 /// OpenWhisk's own bound for parameters and results.
 const DEFAULT_BODY: usize = 1 << 20;
-const LARGEST_BODY: usize = 1 << 30;
 
 const DEFAULTS: Defaults = Defaults {
     timeout: Duration::from_secs(60),

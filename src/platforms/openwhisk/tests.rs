@@ -233,7 +233,8 @@ fn names_follow_openwhisks_rule() {
 fn other_values_are_checked_too() {
     fault("api_host: whisk.example.com", "api_host", "the scheme is missing");
     fault("api_host: whisk.example.com:443", "api_host", "the scheme is missing");
-    fault("api_host: https://whisk.example.com/?a=b", "api_host", "it has a query");
+    let shown = "`https://whisk.example.com/` is not a usable URI: it has a query";
+    fault("api_host: https://whisk.example.com/?a=b", "api_host", shown);
     fault("timeout: 0", "timeout", "`timeout` is 0 ms");
     fault("timeout: 60001", "timeout", "`timeout` is 60001 ms");
     fault("max_req_body_size: 0", "max_req_body_size", "the limit is 0 bytes");
@@ -264,6 +265,9 @@ fn an_api_without_tls_draws_a_warning() {
         let [(Severity::Warning, message)] = found.as_slice() else { panic!("{found:?}") };
         assert!(message.contains("openwhisk `api_host` has no TLS"), "{message}");
     }
+    let found = warnings("api_host: http://localhost\naddress: 10.0.0.1:3233");
+    assert_eq!(found.len(), 1, "it is the address that is reached: {found:?}");
+    assert_eq!(warnings("api_host: http://whisk.example.com\naddress: 127.0.0.1:3233"), []);
     for host in
         ["https://whisk.example.com", "http://127.0.0.1:3233", "http://[::1]:3233", "http://localhost"]
     {

@@ -88,6 +88,16 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
     }
 }
 
+/// An origin that answers each request when the gate is opened for it.
+pub(crate) async fn held() -> (Origin, Gate) {
+    let gate = Gate::closed();
+    let origin = Origin::http1().gated(&gate, |mut exchange, gate| async move {
+        gate.passed().await;
+        exchange.answer(Reply::text(200, "done")).await;
+    });
+    (origin.start().await, gate)
+}
+
 /// A barrier that the test opens step by step: every `open` lets one `passed` through, in whatever order they come.
 #[derive(Clone)]
 pub(crate) struct Gate(std::sync::Arc<tokio::sync::Semaphore>);

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::ServerConfig;
 use super::exchange::{Exchange, Line, Reply};
 use super::journal::{Connection, Greeting, Journal, Recorded};
 use super::wire::{Body, Framing, Head, Io, Wire};
-use super::{PATIENCE, eventually};
+use super::{Gate, PATIENCE, eventually};
 
 /// A listening origin.
 pub(crate) struct Origin {
@@ -182,6 +182,16 @@ impl Script {
     {
         self.serve = Serve::Script(Arc::new(move |exchange| Box::pin(serve(exchange))));
         self
+    }
+
+    /// The same for one that waits at this gate.
+    pub(crate) fn gated<F, A>(self, gate: &Gate, serve: F) -> Self
+    where
+        F: Fn(Exchange, Gate) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        let gate = gate.clone();
+        self.script(move |exchange| serve(exchange, gate.clone()))
     }
 
     /// Closes each connection, without an answer, at the moment of the request after this many.

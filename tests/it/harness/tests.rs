@@ -63,18 +63,14 @@ async fn a_body_cut_short_is_seen_as_cut() {
 #[tokio::test]
 async fn chunks_are_seen_one_by_one() {
     let gate = Gate::closed();
-    let passing = gate.clone();
     let origin = Origin::http1()
-        .script(move |mut exchange| {
-            let gate = passing.clone();
-            async move {
-                exchange.start_chunked("text/event-stream").await;
-                for event in ["one\n", "two\n"] {
-                    exchange.send_chunk(event).await;
-                    gate.passed().await;
-                }
-                exchange.end_chunked().await;
+        .gated(&gate, |mut exchange, gate| async move {
+            exchange.start_chunked("text/event-stream").await;
+            for event in ["one\n", "two\n"] {
+                exchange.send_chunk(event).await;
+                gate.passed().await;
             }
+            exchange.end_chunked().await;
         })
         .start()
         .await;

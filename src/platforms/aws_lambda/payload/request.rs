@@ -17,7 +17,7 @@ use time::macros::format_description;
 
 use crate::error::GatewayError;
 use crate::platforms::Call;
-use crate::platforms::head::{field_text, is_hop_by_hop, nominated};
+use crate::platforms::head::{HopByHop, field_text};
 use crate::platforms::media::MediaType;
 use crate::uri::decode_component;
 
@@ -179,12 +179,11 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 /// The client's header fields without those that speak of a connection, or that only AWS may set.
 fn fields(headers: &HeaderMap, length: usize) -> IndexMap<&str, Vec<Cow<'_, str>>> {
-    let nominated = nominated(headers.get_all(CONNECTION).iter());
+    let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
     let passes = |name: &&HeaderName| {
-        !is_hop_by_hop(name)
+        !hop_by_hop.contains(name)
             && !name.as_str().starts_with("x-amz-")
             && !name.as_str().starts_with("x-amzn-")
-            && !nominated.iter().any(|nominated| nominated == name.as_str())
     };
     let values = |name| headers.get_all(name).iter().map(|value| field_text(value.as_bytes())).collect();
     let mut fields: IndexMap<_, _> =
