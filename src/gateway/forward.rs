@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TRANSFER_ENCODING};
 use http::request::Parts as ReqParts;
 use http::response::Parts as RespParts;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr};
@@ -240,6 +240,12 @@ pub(super) fn tidy(resp: &mut ResponseHeader) -> pingora::Result<()> {
     if is_hop_by_hop {
         strip_hop_by_hop(resp);
     }
+    if resp.status == StatusCode::NO_CONTENT {
+        // It has no body to frame (RFC 9110 section 8.6, RFC 9112 section 6.1); some client may wait for one all the same.
+        resp.remove_header(&CONTENT_LENGTH);
+        resp.remove_header(&TRANSFER_ENCODING);
+        return Ok(());
+    }
     if lengths > 0 { state_length_once(resp) } else { Ok(()) }
 }
 
@@ -268,11 +274,14 @@ pub(super) fn join_cookies(req: &mut RequestHeader) -> Result<(), GatewayError> 
     req.insert_header(COOKIE, cookie).map_err(|_| GatewayError::Internal)
 }
 
-/// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).
+/// Pingora takes a length that a function says twice, if it is the same, or with leading zeros; the client gets it once (RFC 9110
+/// section 8.6), and in the form that nobody takes for octal.
 fn state_length_once(resp: &mut ResponseHeader) -> pingora::Result<()> {
     let mut lengths = resp.headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
     let (Some(first), second) = (lengths.next(), lengths.next()) else { return Ok(()) };
     let length = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    let zeros = length.iter().take_while(|digit| **digit == b'0').count();
+    let length = &length[zeros.min(length.len().saturating_sub(1))..];
     if second.is_none() && length.len() == first.len() {
         return Ok(());
     }
