@@ -480,6 +480,7 @@ fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Resu
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
     forward::announce(req, ctx, peer_address(session), entrance(session))?;
     target.rewrite_request(&ctx.call(session), req)?;
+    forward::refuse_look_alikes(&req.headers)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
     let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
     if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {

@@ -335,6 +335,25 @@ async fn our_credential_cannot_be_named_away() {
 }
 
 #[tokio::test]
+async fn our_credential_has_no_look_alike() {
+    let origin = Origin::echo().await;
+    let target =
+        format!("http: {{ url: '{}/', headers: {{ X-Api-Key: ours, X_Internal-Key: ours }} }}", origin.url());
+    let gateway = Gateway::start(&route("/fn/*", &target)).await;
+
+    for name in ["X_Api_Key", "x-api_key", "X-Internal-Key", "X_Internal_Key"] {
+        let answer = gateway.send(&Request::get("/fn/x").header(name, "theirs")).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad_request"), "{name}");
+    }
+    assert_eq!(origin.requests().len(), 0);
+    // A name of the client's own may have one.
+    let request =
+        Request::get("/fn/x").header("user_id", "1").header("x-api-key", "theirs").header("x-internal", "1");
+    let echo = gateway.send(&request).await.json::<Echo>();
+    assert_eq!((echo.header("user_id"), echo.header("x-api-key")), (Some("1"), Some("ours")));
+}
+
+#[tokio::test]
 async fn what_follows_an_upgrade_too_early_never_reaches_the_function_raw() {
     let origin = Origin::http1()
         .script(|mut exchange| async move { exchange.answer(Reply::text(200, "no upgrade")).await })
