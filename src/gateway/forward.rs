@@ -14,6 +14,7 @@ use super::ctx::RequestCtx;
 use crate::downstream::authority_is_valid;
 use crate::error::GatewayError;
 use crate::platforms::Origin;
+use crate::platforms::head::remove_prefixed;
 use crate::values::Scheme;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -140,6 +141,10 @@ pub(super) fn announce(
     peer: IpAddr,
     entrance: Entrance,
 ) -> Result<(), GatewayError> {
+    if !ctx.peer_is_trusted {
+        // Servers believe more of them than we set: `-Prefix`, `-Ssl`, `-Scheme`, `-Server`.
+        remove_prefixed(req, &["x-forwarded-"]);
+    }
     let mut parts = take(req);
     set_forwarding(&mut parts.headers, ctx, peer, entrance)?;
     *req = parts.into();

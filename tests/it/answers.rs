@@ -436,6 +436,8 @@ async fn forwarding_fields_are_the_gateways_own() {
         .header("X-Forwarded-For", "6.6.6.6")
         .header("X-Forwarded-Proto", "https")
         .header("X-Forwarded-Host", "evil.example.com")
+        .header("X-Forwarded-Prefix", "/6.6.6.6")
+        .header("X-Forwarded-Ssl", "6.6.6.6")
         .header("X-Real-IP", "6.6.6.6")
         .header("Forwarded", "for=6.6.6.6");
 
@@ -453,7 +455,8 @@ async fn a_trusted_proxys_word_is_taken() {
     let request = Request::get("/fn/x")
         .header("X-Forwarded-For", "203.0.113.9")
         .header("X-Forwarded-Proto", "https")
-        .header("X-Forwarded-Host", "public.example.com");
+        .header("X-Forwarded-Host", "public.example.com")
+        .header("X-Forwarded-Prefix", "/public");
 
     let answer = gateway.send(&request).await;
 
@@ -461,6 +464,7 @@ async fn a_trusted_proxys_word_is_taken() {
     assert_eq!(echo.header("x-forwarded-for"), Some("203.0.113.9, 127.0.0.1"));
     assert_eq!(echo.header("x-forwarded-proto"), Some("https"));
     assert_eq!(echo.header("x-forwarded-host"), Some("public.example.com"));
+    assert_eq!(echo.header("x-forwarded-prefix"), Some("/public"));
     let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
     assert_eq!(line["client"], "203.0.113.9");
 }
