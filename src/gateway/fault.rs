@@ -1,5 +1,6 @@
 //! From what went wrong in Pingora to the reason the gateway names.
 
+use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::downstream::Refusal;
@@ -30,7 +31,10 @@ pub(super) fn refused(refusal: Refusal) -> GatewayError {
         "client_slow" => GatewayError::ClientSlow,
         "client_flood" => GatewayError::ClientFlood,
         "draining" => GatewayError::Draining,
-        _ => GatewayError::BadRequest(refusal.reason),
+        _ => match StatusCode::from_u16(refusal.status) {
+            Ok(StatusCode::BAD_REQUEST) | Err(_) => GatewayError::BadRequest(refusal.reason),
+            Ok(status) => GatewayError::BadRequestAs(status, refusal.reason),
+        },
     }
 }
 

@@ -214,7 +214,7 @@ async fn a_head_may_be_as_large_as_one_of_the_old_version() {
     let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
     let long = |length| "x".repeat(length);
 
-    for (path, field, status) in [(8_000, 8_000, 200), (17_000, 10, 400), (10, 17_000, 431)] {
+    for (path, field, status) in [(8_000, 8_000, 200), (17_000, 10, 414), (10, 17_000, 431)] {
         let request = hyper::Request::get(format!("https://localhost/fn/{}", long(path)))
             .header("x-long", long(field))
             .body(Full::default())
@@ -222,6 +222,13 @@ async fn a_head_may_be_as_large_as_one_of_the_old_version() {
         assert_eq!(client.call(request).await.unwrap().status(), status, "{path} {field}");
     }
     assert_eq!(origin.requests().len(), 1);
+
+    let request = |method: &str, expectation| {
+        let request = hyper::Request::builder().method(method).uri("https://localhost/fn/x");
+        request.header("expect", expectation).body(Full::default()).unwrap()
+    };
+    assert_eq!(client.call(request("GET", "wonders")).await.unwrap().status(), 417);
+    assert_eq!(client.call(request(&"A".repeat(33), "100-continue")).await.unwrap().status(), 501);
 }
 
 #[tokio::test]
