@@ -329,7 +329,10 @@ async fn our_credential_cannot_be_named_away() {
                 assert_eq!(seen.header("host"), Some(origin.addr().to_string().as_str()), "{nominated}");
                 assert_eq!(seen.body, b"body", "{nominated}");
             }
-            status => assert_eq!((status, origin.requests().len()), (400, before), "{nominated}"),
+            status => {
+                assert_eq!((status, origin.requests().len()), (400, before), "{nominated}");
+                assert!(answer.text().contains("Connection names a header"), "{}", answer.text());
+            }
         }
     }
 }
