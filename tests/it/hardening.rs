@@ -1,6 +1,8 @@
 //! What attackers send, row by row over raw sockets: refused, never repaired; nothing of it reaches a function, and
 //! the next client does not notice.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 
 use crate::harness::*;
@@ -473,6 +475,30 @@ async fn a_client_that_half_closes_is_served() {
 }
 
 #[tokio::test]
+async fn a_client_that_half_closes_gets_an_answer_that_takes_its_time() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            // In all longer than a client that closed its side is waited for in silence.
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                exchange.send_chunk("x").await;
+            }
+            exchange.end_chunked().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.start(&Request::get("/fn")).await;
+    client.finish().await;
+
+    let answer = client.response("GET").await;
+    assert_eq!((answer.text().as_str(), answer.whole), ("xxxxx", true));
+}
+
+#[tokio::test]
 async fn a_client_that_says_nothing_is_sent_home() {
     let (gateway, _origin) = limited("header_timeout: 1s, idle_timeout: 1s").await;
     let mut client = gateway.client().await;
@@ -512,7 +538,7 @@ async fn a_head_that_drips_is_given_up() {
     // Four times the limit in all, never silent for a tenth of it.
     for _ in 0..40 {
         client.send("x").await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     client.send("\r\n\r\n").await;
 
