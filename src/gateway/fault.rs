@@ -57,8 +57,20 @@ fn upstream(error: &Error) -> GatewayError {
         }
         ReadTimedout | WriteTimedout => GatewayError::UpstreamTimeout,
         ReadError | WriteError | ConnectionClosed => GatewayError::UpstreamReset,
+        H2Error if has_ended(error) => GatewayError::UpstreamReset,
         _ => GatewayError::UpstreamProtocol,
     }
+}
+
+/// Whether the function ended the stream or the connection, rather than that it sent frames that are none, which the library refuses.
+fn has_ended(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|cause| !cause.is_library())
+}
+
+/// Whether the function has said that it did not look at the request (RFC 9113 section 8.7), which Pingora marks as good for a retry.
+/// To be asked when it is decided whether the connection was a reused one.
+pub(super) fn is_unprocessed(error: &Error) -> bool {
+    *error.etype() == ErrorType::H2Error && error.retry()
 }
 
 fn downstream(kind: &ErrorType) -> GatewayError {

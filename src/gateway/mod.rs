@@ -383,10 +383,11 @@ impl ProxyHttp for Gateway {
             return error;
         }
         // The one safe resend: the pooled connection was gone before a byte of an answer came, which Pingora marks (`ReusedOnly`), and
-        // the request may be repeated; or not even the head could be written, which it does not mark, and any request may be.
+        // the request may be repeated; or not even the head could be written, which it does not mark, or the function says that it
+        // did not look at the request, and any request may be.
         error.retry.decide_reuse(client_reused);
-        let is_repeatable =
-            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let is_repeatable = (session.req_header().method.is_idempotent() || fault::is_unprocessed(&error))
+            && !session.as_ref().retry_buffer_truncated();
         let resend = *error.esource() == ErrorSource::Upstream
             && session.response_written().is_none()
             && ctx.error.is_none()
