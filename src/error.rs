@@ -16,6 +16,8 @@ pub enum GatewayError {
     MethodNotAllowed(Cow<'static, str>),
     /// The request is malformed or leaves something to be guessed.
     BadRequest(&'static str),
+    /// The same, where HTTP has a closer status for it than 400.
+    BadRequestAs(StatusCode, &'static str),
     /// The path could leave the function's own space.
     BadPath,
     BodyTooLarge,
@@ -106,6 +108,7 @@ impl GatewayError {
             NoRoute => StatusCode::NOT_FOUND,
             MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             BadRequest(_) | BadPath => StatusCode::BAD_REQUEST,
+            BadRequestAs(status, _) => *status,
             BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
@@ -132,7 +135,7 @@ impl GatewayError {
         match self {
             NoRoute => "no_route",
             MethodNotAllowed(_) => "method_not_allowed",
-            BadRequest(_) => "bad_request",
+            BadRequest(_) | BadRequestAs(..) => "bad_request",
             BadPath => "bad_path",
             BodyTooLarge => "body_too_large",
             HeadersTooLarge => "headers_too_large",
@@ -166,8 +169,9 @@ impl GatewayError {
     pub fn blame(&self) -> Blame {
         use GatewayError::*;
         match self {
-            NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadPath | BodyTooLarge | HeadersTooLarge
-            | UnsupportedCoding | RequestTimeout | ClientGone | ClientSlow | ClientFlood => Blame::Client,
+            NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadRequestAs(..) | BadPath | BodyTooLarge
+            | HeadersTooLarge | UnsupportedCoding | RequestTimeout | ClientGone | ClientSlow
+            | ClientFlood => Blame::Client,
             UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
             | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoFunction
             | Throttled(_) | PlatformError(_) | ColdStart => Blame::Upstream,
@@ -181,7 +185,7 @@ impl GatewayError {
         match self {
             NoRoute => "no route matches this host and path",
             MethodNotAllowed(_) => "this path does not take this method",
-            BadRequest(reason) => reason,
+            BadRequest(reason) | BadRequestAs(_, reason) => reason,
             BadPath => {
                 "the path is not acceptable: it has dot segments, control characters or broken escapes"
             }

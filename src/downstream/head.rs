@@ -90,6 +90,13 @@ pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(
     if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.request_line) {
         return Err(TARGET_TOO_LONG);
     }
+    // RFC 9113 section 8.3.1 wants a path of RFC 3986, which has no other bytes; the library takes some.
+    if head.uri.path_and_query().is_some_and(|target| !all(target.as_str().as_bytes(), TARGET)) {
+        return Err(bad("The request target holds a byte that is not allowed there."));
+    }
+    if head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(bad("The scheme is neither http nor https."));
+    }
     if head.uri.authority().is_some_and(|authority| !authority_is_valid(authority.as_str().as_bytes())) {
         return Err(bad("The authority is not a host with an optional port."));
     }

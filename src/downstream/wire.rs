@@ -563,7 +563,8 @@ const NOT_TAKEN: Refusal =
     Refusal { status: 408, code: "client_slow", reason: "The answer was not taken in time." };
 const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "The gateway is shutting down." };
 const HOLD_STEP: usize = 4 * 1024;
-/// How long a client that closed its side is still waited for. Longer than tools wait that send, half-close and read.
+/// How long nothing may be there for a client that closed its side until it is taken to have left. Longer than tools wait that send,
+/// half-close and read.
 const HALF_CLOSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

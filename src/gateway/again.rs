@@ -151,11 +151,11 @@ pub(super) fn after_refusal(ctx: &mut RequestCtx, repeat: Repeat) -> bool {
 /// Whether there will be another attempt after one whose connection broke, or ended, by the function's doing.
 pub(super) fn after_break(ctx: &mut RequestCtx, error: &Error, repeat: Repeat) -> bool {
     // The one safe resend: the pooled connection was gone before a byte of an answer came, and the request may be repeated; or not
-    // even its head could be written, and any request may be.
+    // even its head could be written, or the function says that it did not look at it, and any request may be.
     let is_safe = match repeat {
         Repeat::Impossible => false,
         Repeat::Idempotent => error.retry() || ctx.upstream.is_unsent(error),
-        Repeat::NotIdempotent => ctx.upstream.is_unsent(error),
+        Repeat::NotIdempotent => ctx.upstream.is_unsent(error) || fault::is_unprocessed(error),
     };
     if is_safe && ctx.upstream.count < 2 {
         if let Some(function) = ctx.function() {

@@ -51,12 +51,14 @@ pub(super) fn expect_end(session: &Session, ctx: &RequestCtx) {
 /// What Pingora takes from a function, but a client should not get.
 pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
     let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
-    let (mut size, mut is_coded) = (0, false);
+    let (mut size, mut codings, mut is_coded) = (0, 0, false);
     for (name, value) in &resp.headers {
         size += name.as_str().len() + value.len() + 4;
-        // Pingora undoes `chunked` and forgets about the rest, which the body would still be in.
-        is_coded |=
-            name == http::header::TRANSFER_ENCODING && !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if name == http::header::TRANSFER_ENCODING {
+            // Pingora undoes one `chunked` and forgets about the rest, which the body would still be in.
+            codings += 1;
+            is_coded |= codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        }
     }
     if unasked_switch || resp.status.as_u16() > 599 || size > ANSWER_HEAD || is_coded {
         return Err(GatewayError::UpstreamProtocol);

@@ -81,10 +81,23 @@ pub(super) struct Attempts {
     pub(super) first_byte: Option<Duration>,
     /// The function may have the head of the current attempt, and with it a request that has no body.
     pub(super) head_is_out: bool,
+    pub(super) turn: Turn,
     /// 1xx answers of the current attempt.
     pub(super) interim: u32,
     /// When the function's answer was complete, or the attempt failed.
     pub(super) ended: Option<Instant>,
+}
+
+/// Who is waited for in the current attempt.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The client, for the rest of its body.
+    #[default]
+    Client,
+    /// The function, for the head of its final answer, or for its consent to a body.
+    Function,
+    /// The function, for the rest of its answer; the client may still be sending.
+    Answer,
 }
 
 impl RequestCtx {
@@ -211,6 +224,7 @@ impl Attempts {
         self.connect = None;
         self.first_byte = None;
         self.head_is_out = false;
+        self.turn = Turn::Client;
         self.interim = 0;
         self.ended = None;
         Ok(self.lease.insert(lease))

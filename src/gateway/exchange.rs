@@ -20,7 +20,6 @@ use super::again::{self, Repeat};
 use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
-use super::forward::X_REQUEST_ID;
 use super::{Gateway, fault, forward, reply};
 use crate::downstream::Wire;
 use crate::error::GatewayError;
@@ -83,7 +82,7 @@ async fn collect(
     line.release(gateway).await;
     let body = target.open(&ctx.call(session), &mut resp, body)?;
 
-    resp.insert_header(X_REQUEST_ID, ctx.request_id()).map_err(|_| GatewayError::Internal)?;
+    forward::adopt(&mut resp, ctx.request_id()).map_err(|_| GatewayError::UpstreamProtocol)?;
     if !matches!(resp.status.as_u16(), 204 | 304) {
         resp.insert_header(CONTENT_LENGTH, body.len()).map_err(|_| GatewayError::Internal)?;
     }

@@ -1,5 +1,6 @@
 //! Between Pingora's errors and the reasons the gateway names.
 
+use http::StatusCode;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -63,7 +64,10 @@ pub(super) fn refused(refusal: Refusal) -> GatewayError {
         "client_slow" => GatewayError::ClientSlow,
         "client_flood" => GatewayError::ClientFlood,
         "draining" => GatewayError::Draining,
-        _ => GatewayError::BadRequest(refusal.reason),
+        _ => match StatusCode::from_u16(refusal.status) {
+            Ok(StatusCode::BAD_REQUEST) | Err(_) => GatewayError::BadRequest(refusal.reason),
+            Ok(status) => GatewayError::BadRequestAs(status, refusal.reason),
+        },
     }
 }
 
@@ -86,8 +90,20 @@ fn upstream(error: &Error) -> GatewayError {
         }
         ReadTimedout | WriteTimedout => GatewayError::UpstreamTimeout,
         ReadError | WriteError | ConnectionClosed => GatewayError::UpstreamReset,
+        H2Error if has_ended(error) => GatewayError::UpstreamReset,
         _ => GatewayError::UpstreamProtocol,
     }
+}
+
+/// Whether the function ended the stream or the connection, rather than that it sent frames that are none, which the library refuses.
+fn has_ended(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|cause| !cause.is_library())
+}
+
+/// Whether the function has said that it did not look at the request (RFC 9113 section 8.7), which Pingora marks as good for a retry.
+/// To be asked when it is decided whether the connection was a reused one.
+pub(super) fn is_unprocessed(error: &Error) -> bool {
+    *error.etype() == ErrorType::H2Error && error.retry()
 }
 
 fn downstream(kind: &ErrorType) -> GatewayError {
@@ -97,6 +113,8 @@ fn downstream(kind: &ErrorType) -> GatewayError {
         // A stream that the client, or a fault of its frames, has reset is gone: nothing can be answered on it.
         ReadError | WriteError | ConnectionClosed | H2Error => GatewayError::ClientGone,
         WriteTimedout => GatewayError::ClientSlow,
+        // Its nominations are the one thing of a head that is looked at this late.
+        InvalidHTTPHeader => GatewayError::BadRequest("Connection names a header that cannot be left out"),
         _ => GatewayError::BadRequest("the request's body is malformed"),
     }
 }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TRANSFER_ENCODING};
 use http::request::Parts as ReqParts;
 use http::response::Parts as RespParts;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -15,7 +15,7 @@ use super::ctx::RequestCtx;
 use super::purpose;
 use crate::downstream::{Ends, address_value, authority_is_valid};
 use crate::error::GatewayError;
-use crate::platforms::head::nominated;
+use crate::platforms::head::{nominated, remove_prefixed};
 use crate::platforms::{Origin, Streamed, Target};
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
@@ -156,6 +156,7 @@ pub(super) fn rewrite(
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
     announce(req, ctx.asker(session))?;
     target.rewrite_request(&ctx.call(session), req)?;
+    refuse_look_alikes(&req.headers)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
     let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
     if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
@@ -167,9 +168,32 @@ pub(super) fn rewrite(
 
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
 pub fn announce(req: &mut RequestHeader, asker: Asker<'_>) -> Result<(), GatewayError> {
+    if asker.trust == Trust::Nobody {
+        // Servers believe more of them than we set: `-Prefix`, `-Ssl`, `-Scheme`, `-Server`.
+        remove_prefixed(req, &["x-forwarded-"]);
+    }
     let mut parts = take(req);
     set_forwarding(&mut parts.headers, asker)?;
     *req = parts.into();
+    Ok(())
+}
+
+/// Refuses two fields whose names differ by `_` for `-` only, once all of ours are set: a server that makes variables of names, as
+/// CGI and WSGI do, shows its function one of them, and that may be the client's in place of a key of ours.
+fn refuse_look_alikes(headers: &HeaderMap) -> Result<(), GatewayError> {
+    const LOOK_ALIKES: GatewayError =
+        GatewayError::BadRequest("two headers differ only by an underscore for a hyphen");
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    // Hardly a request has such a name, so hardly one compares any.
+    for name in headers.keys().filter(|name| name.as_str().contains('_')) {
+        let name = name.as_str().as_bytes();
+        let twins = headers.keys().map(|other| other.as_str().as_bytes()).filter(|other| {
+            other.len() == name.len() && other.iter().zip(name).all(|(a, b)| plain(*a) == plain(*b))
+        });
+        if twins.count() > 1 {
+            return Err(LOOK_ALIKES);
+        }
+    }
     Ok(())
 }
 
@@ -219,6 +243,13 @@ pub fn adopt(resp: &mut ResponseHeader, request_id: &str) -> pingora::Result<()>
     let reason = own.map(str::to_owned);
     let mut parts = RespParts::from(spelled);
     tidy(&mut parts.headers)?;
+    if parts.status == StatusCode::NO_CONTENT {
+        // It has no body to frame (RFC 9110 section 8.6, RFC 9112 section 6.1); some client may wait for one all the same.
+        parts.headers.remove(CONTENT_LENGTH);
+        parts.headers.remove(TRANSFER_ENCODING);
+    }
+    // An intermediary speaks for itself (RFC 9112 section 2.3), whatever version the function knows.
+    parts.version = http::Version::HTTP_11;
     if !parts.status.is_informational() {
         let id = HeaderValue::from_str(request_id).or_err(ErrorType::InvalidHTTPHeader, "request id")?;
         parts.headers.insert(X_REQUEST_ID, id);
@@ -254,11 +285,14 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Pingora takes a length that a function says twice, if it is the same; the client gets it once (RFC 9110 section 8.6).
+/// Pingora takes a length that a function says twice, if it is the same, or with leading zeros; the client gets it once (RFC 9110
+/// section 8.6), and in the form that nobody takes for octal.
 fn state_length_once(headers: &mut HeaderMap) -> pingora::Result<()> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
     let (Some(first), second) = (lengths.next(), lengths.next()) else { return Ok(()) };
     let length = first.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    let zeros = length.iter().take_while(|digit| **digit == b'0').count();
+    let length = &length[zeros.min(length.len().saturating_sub(1))..];
     if second.is_some() || length.len() != first.len() {
         let length =
             HeaderValue::from_bytes(length).or_err(ErrorType::InvalidHTTPHeader, "length of an answer")?;
@@ -341,6 +375,23 @@ mod tests {
         check(&said, "Http in", "Https out:1");
         let nonsense = [("host", "in"), ("x-forwarded-proto", "gopher"), ("x-forwarded-host", "a/\"b")];
         check(&nonsense, "Http in", "Http in");
+    }
+
+    #[test]
+    fn names_that_one_variable_stands_for_do_not_meet() {
+        let check = |names: &[&'static str], expected: bool| {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+            }
+            assert_eq!(refuse_look_alikes(&headers).is_ok(), expected, "{names:?}");
+        };
+        check(&["x-key", "accept"], true);
+        check(&["x_key", "accept"], true);
+        check(&["x_key", "x_key"], true);
+        check(&["x_key", "x-key-2", "x-kay"], true);
+        check(&["x-key", "x_key"], false);
+        check(&["x_api-key", "x-api_key"], false);
     }
 
     #[test]

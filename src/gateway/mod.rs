@@ -34,7 +34,7 @@ use pingora::{Error, ErrorSource};
 use self::again::Repeat;
 use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, listener, map};
 use self::body::Body;
-use self::ctx::RequestCtx;
+use self::ctx::{RequestCtx, Turn};
 use self::fault::ours;
 pub use self::leaving::Leaving;
 use self::limits::{Load, take_place};
@@ -156,7 +156,15 @@ impl ProxyHttp for Gateway {
         }
         // A pooled connection is there at once: no need for another look at the clock.
         let from = if reused { ctx.upstream.began } else { None };
-        expect_head(session, ctx, from.unwrap_or_else(Instant::now));
+        // Whoever wants to be asked for the body waits for the function, too.
+        let is_asked = session.as_downstream_mut().is_body_done()
+            || session.req_header().headers.contains_key(http::header::EXPECT);
+        if is_asked {
+            ctx.upstream.turn = Turn::Function;
+            expect_head(session, ctx, from.unwrap_or_else(Instant::now));
+        } else {
+            expect_body(session, ctx);
+        }
         Ok(())
     }
 
@@ -176,7 +184,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         ctx.upstream.head_is_out = true;
@@ -185,10 +193,16 @@ impl ProxyHttp for Gateway {
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
         }
-        if body.is_some() {
-            match ctx.upstream.first_byte {
-                None => expect_head(session, ctx, Instant::now()),
-                Some(_) => heard(session),
+        match (ctx.upstream.turn, body) {
+            (Turn::Answer, Some(_)) => heard(session),
+            (Turn::Answer | Turn::Function, None) => {}
+            _ if end => {
+                ctx.upstream.turn = Turn::Function;
+                expect_head(session, ctx, Instant::now());
+            }
+            _ => {
+                ctx.upstream.turn = Turn::Client;
+                expect_body(session, ctx);
             }
         }
         ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
@@ -206,7 +220,12 @@ impl ProxyHttp for Gateway {
             if ctx.upstream.interim > INTERIM_ANSWERS {
                 return Err(ours(ctx, GatewayError::UpstreamProtocol));
             }
+            if resp.status == StatusCode::CONTINUE && !session.as_downstream_mut().is_body_done() {
+                ctx.upstream.turn = Turn::Client;
+                expect_body(session, ctx);
+            }
         } else {
+            ctx.upstream.turn = Turn::Answer;
             expect_end(session, ctx);
         }
         check_answer(purpose(session), resp).map_err(|error| ours(ctx, error))?;
@@ -381,6 +400,14 @@ fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, G
 fn has_begun(session: &Session) -> bool {
     let status = session.response_written().map(|written| written.status);
     status.is_some_and(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// While the client is still sending, it is the client that is waited for, by the wire's own measure: of the function's times only
+/// the call's deadline counts.
+fn expect_body(session: &Session, ctx: &RequestCtx) {
+    let Some(wire) = Wire::of(session.as_downstream()) else { return };
+    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
+    wire.expire(left.map(|left| tokio::time::Instant::now() + left), None);
 }
 
 /// Body bytes have passed, one way or the other.

@@ -471,7 +471,8 @@ mod tests {
         let next = |error: &GatewayError| match error {
             NoRoute => Some(MethodNotAllowed("GET".into())),
             MethodNotAllowed(_) => Some(BadRequest("x")),
-            BadRequest(_) => Some(BadPath),
+            BadRequest(_) => Some(BadRequestAs(http::StatusCode::URI_TOO_LONG, "x")),
+            BadRequestAs(..) => Some(BadPath),
             BadPath => Some(BodyTooLarge),
             BodyTooLarge => Some(HeadersTooLarge),
             HeadersTooLarge => Some(UnsupportedCoding),

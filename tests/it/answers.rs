@@ -198,6 +198,46 @@ async fn what_may_be_mended_in_an_answer_reaches_the_client_mended() {
     }
 }
 
+/// Said by the function to the gateway; the client gets the gateway's own version and a framing that is right for it.
+#[tokio::test]
+async fn an_answer_is_framed_anew_for_the_client() {
+    for (answer, line, length) in [
+        ("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 200 OK", Some("2")),
+        (
+            "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\n{}",
+            "HTTP/1.1 200 OK",
+            Some("2"),
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK",
+            None,
+        ),
+        ("HTTP/1.0 200 OK\r\n\r\n{}", "HTTP/1.1 200 OK", None),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 002\r\n\r\n{}", "HTTP/1.1 200 OK", Some("2")),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 00\r\n\r\n", "HTTP/1.1 200 OK", Some("0")),
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 204 No Content", None),
+        (
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "HTTP/1.1 204 No Content",
+            None,
+        ),
+    ] {
+        let origin = Origin::raw(answer).await;
+        let gateway = Gateway::start(&route("/fn", &with(&origin, ""))).await;
+        let mut client = gateway.client().await;
+        // Twice on one connection: where one answer ends is clear.
+        for _ in 0..2 {
+            let got = client.call(&Request::get("/fn")).await;
+            assert!(got.whole, "{answer:?}: {got:?}");
+            assert_eq!(got.head.first_line, line, "{answer:?}");
+            assert_eq!(got.header("content-length"), length, "{answer:?}");
+            let is_chunked = got.status() == 200 && length.is_none();
+            assert_eq!(got.header("transfer-encoding").is_some(), is_chunked, "{answer:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn upstream_protocol() {
     let long = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(300_000));
@@ -215,6 +255,7 @@ async fn upstream_protocol() {
         "HTTP/1.1 200 OK\r\nX: a\u{0}b\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         &long,
         &many,
     ];
@@ -395,6 +436,8 @@ async fn forwarding_fields_are_the_gateways_own() {
         .header("X-Forwarded-For", "6.6.6.6")
         .header("X-Forwarded-Proto", "https")
         .header("X-Forwarded-Host", "evil.example.com")
+        .header("X-Forwarded-Prefix", "/6.6.6.6")
+        .header("X-Forwarded-Ssl", "6.6.6.6")
         .header("X-Real-IP", "6.6.6.6")
         .header("Forwarded", "for=6.6.6.6");
 
@@ -412,7 +455,8 @@ async fn a_trusted_proxys_word_is_taken() {
     let request = Request::get("/fn/x")
         .header("X-Forwarded-For", "203.0.113.9")
         .header("X-Forwarded-Proto", "https")
-        .header("X-Forwarded-Host", "public.example.com");
+        .header("X-Forwarded-Host", "public.example.com")
+        .header("X-Forwarded-Prefix", "/public");
 
     let answer = gateway.send(&request).await;
 
@@ -420,6 +464,7 @@ async fn a_trusted_proxys_word_is_taken() {
     assert_eq!(echo.header("x-forwarded-for"), Some("203.0.113.9, 127.0.0.1"));
     assert_eq!(echo.header("x-forwarded-proto"), Some("https"));
     assert_eq!(echo.header("x-forwarded-host"), Some("public.example.com"));
+    assert_eq!(echo.header("x-forwarded-prefix"), Some("/public"));
     let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
     assert_eq!(line["client"], "203.0.113.9");
 }

@@ -1,6 +1,8 @@
 //! What attackers send, row by row over raw sockets: refused, never repaired; nothing of it reaches a function, and
 //! the next client does not notice.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 
 use crate::harness::*;
@@ -329,9 +331,31 @@ async fn our_credential_cannot_be_named_away() {
                 assert_eq!(seen.header("host"), Some(origin.addr().to_string().as_str()), "{nominated}");
                 assert_eq!(seen.body, b"body", "{nominated}");
             }
-            status => assert_eq!((status, origin.requests().len()), (400, before), "{nominated}"),
+            status => {
+                assert_eq!((status, origin.requests().len()), (400, before), "{nominated}");
+                assert!(answer.text().contains("Connection names a header"), "{}", answer.text());
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn our_credential_has_no_look_alike() {
+    let origin = Origin::echo().await;
+    let target =
+        format!("http: {{ url: '{}/', headers: {{ X-Api-Key: ours, X_Internal-Key: ours }} }}", origin.url());
+    let gateway = Gateway::start(&route("/fn/*", &target)).await;
+
+    for name in ["X_Api_Key", "x-api_key", "X-Internal-Key", "X_Internal_Key"] {
+        let answer = gateway.send(&Request::get("/fn/x").header(name, "theirs")).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad_request"), "{name}");
+    }
+    assert_eq!(origin.requests().len(), 0);
+    // A name of the client's own may have one.
+    let request =
+        Request::get("/fn/x").header("user_id", "1").header("x-api-key", "theirs").header("x-internal", "1");
+    let echo = gateway.send(&request).await.json::<Echo>();
+    assert_eq!((echo.header("user_id"), echo.header("x-api-key")), (Some("1"), Some("ours")));
 }
 
 #[tokio::test]
@@ -451,6 +475,30 @@ async fn a_client_that_half_closes_is_served() {
 }
 
 #[tokio::test]
+async fn a_client_that_half_closes_gets_an_answer_that_takes_its_time() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            // In all longer than a client that closed its side is waited for in silence.
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                exchange.send_chunk("x").await;
+            }
+            exchange.end_chunked().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.start(&Request::get("/fn")).await;
+    client.finish().await;
+
+    let answer = client.response("GET").await;
+    assert_eq!((answer.text().as_str(), answer.whole), ("xxxxx", true));
+}
+
+#[tokio::test]
 async fn a_client_that_says_nothing_is_sent_home() {
     let (gateway, _origin) = limited("header_timeout: 1s, idle_timeout: 1s").await;
     let mut client = gateway.client().await;
@@ -490,7 +538,7 @@ async fn a_head_that_drips_is_given_up() {
     // Four times the limit in all, never silent for a tenth of it.
     for _ in 0..40 {
         client.send("x").await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     client.send("\r\n\r\n").await;
 
@@ -507,16 +555,19 @@ async fn a_body_that_stalls_is_given_up() {
         })
         .start()
         .await;
-    let yaml = route("/fn", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url()));
-    let gateway =
-        Gateway::start(&format!("limits: {{ idle_timeout: 1s, header_timeout: 1s }}\n{yaml}")).await;
-    let mut client = gateway.client().await;
+    // However short the function's own time is: it was not asked yet.
+    for timeout in ["200ms", "60s"] {
+        let yaml = route("/fn", &format!("http: {{ url: '{}/', timeout: {timeout} }}", origin.url()));
+        let gateway =
+            Gateway::start(&format!("limits: {{ idle_timeout: 1s, header_timeout: 1s }}\n{yaml}")).await;
+        let mut client = gateway.client().await;
 
-    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf").await;
+        client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf").await;
 
-    given_up(&client.rest().await);
-    origin.settles_at(0).await;
-    assert_eq!(gateway.access_log(1).await[0]["reason"], "request_timeout");
+        given_up(&client.rest().await);
+        origin.settles_at(0).await;
+        assert_eq!(gateway.access_log(1).await[0]["reason"], "request_timeout", "{timeout}");
+    }
 }
 
 #[tokio::test]

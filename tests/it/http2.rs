@@ -1,8 +1,13 @@
 //! HTTP/2 from clients: what passes, and frame by frame what must never become an HTTP/1 request.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::harness::*;
 
@@ -167,6 +172,10 @@ async fn what_is_malformed_never_becomes_a_request() {
         ("path without slash", instead(":path", b"fn/x"), false),
         ("blank in the path", instead(":path", b"/fn/x HTTP/1.1"), false),
         ("line end in the path", instead(":path", b"/fn/x HTTP/1.1\r\nhost: evil\r\n\r\n"), false),
+        ("raw UTF-8 in the path", instead(":path", "/fn/é".as_bytes()), false),
+        ("raw UTF-8 in the query", instead(":path", "/fn/x?é".as_bytes()), false),
+        ("UTF-8 in escapes", instead(":path", b"/fn/%C3%A9"), true),
+        ("another scheme", instead(":scheme", b"ftp"), false),
         ("blank in the method", instead(":method", b"GET /fn/evil"), false),
         ("line end in the method", instead(":method", b"GET\r\n"), false),
         ("asterisk", instead(":path", b"*"), false),
@@ -210,7 +219,7 @@ async fn a_head_may_be_as_large_as_one_of_the_old_version() {
     let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
     let long = |length| "x".repeat(length);
 
-    for (path, field, status) in [(8_000, 8_000, 200), (17_000, 10, 400), (10, 17_000, 431)] {
+    for (path, field, status) in [(8_000, 8_000, 200), (17_000, 10, 414), (10, 17_000, 431)] {
         let request = hyper::Request::get(format!("https://localhost/fn/{}", long(path)))
             .header("x-long", long(field))
             .body(Full::default())
@@ -218,6 +227,13 @@ async fn a_head_may_be_as_large_as_one_of_the_old_version() {
         assert_eq!(client.call(request).await.unwrap().status(), status, "{path} {field}");
     }
     assert_eq!(origin.requests().len(), 1);
+
+    let request = |method: &str, expectation| {
+        let request = hyper::Request::builder().method(method).uri("https://localhost/fn/x");
+        request.header("expect", expectation).body(Full::default()).unwrap()
+    };
+    assert_eq!(client.call(request("GET", "wonders")).await.unwrap().status(), 417);
+    assert_eq!(client.call(request(&"A".repeat(33), "100-continue")).await.unwrap().status(), 501);
 }
 
 #[tokio::test]
@@ -338,6 +354,79 @@ async fn an_http2_client_that_says_nothing_is_sent_home() {
     let _ = within("the end of the connection", client.read_to_end(&mut Vec::new())).await;
 }
 
+#[tokio::test]
+async fn what_a_function_did_not_look_at_is_sent_once_more() {
+    const REFUSED_STREAM: u32 = 7;
+    let refused = |stream: u32| frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes());
+    // The last stream it has processed is none, and there is no error.
+    let going = |_| frame(GO_AWAY, 0, 0, &[0; 8]);
+
+    for words in [Box::new(refused) as Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>, Box::new(going)] {
+        let mut ended = 0;
+        let (addr, asked) = function_of_frames(move |stream| {
+            ended += 1;
+            if ended == 1 { words(stream) } else { frame(HEADERS, END_OF_ALL, stream, &[STATUS_200]) }
+        })
+        .await;
+        let target = format!("openfunction: {{ function_uri: 'http://{addr}/', http2: on }}");
+        let gateway = Gateway::start(&route("/fn", &target)).await;
+
+        let answer = gateway.post("/fn", "body").await;
+
+        assert_eq!((answer.status(), asked.load(Relaxed)), (200, 2), "{}", answer.text());
+        assert_eq!(gateway.access_log(1).await[0]["attempts"], 2);
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_resets_a_stream_has_broken_off() {
+    const CANCEL: u32 = 8;
+    let (addr, asked) =
+        function_of_frames(|stream| frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())).await;
+    let target = format!("openfunction: {{ function_uri: 'http://{addr}/', http2: on }}");
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    let answer = gateway.post("/fn", "body").await;
+
+    assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream_reset"));
+    assert_eq!(asked.load(Relaxed), 1, "it may have run");
+}
+
+/// A function of HTTP/2 in the clear that says to each request what it is given; and how many there were.
+async fn function_of_frames(
+    answer: impl FnMut(u32) -> Vec<u8> + Send + 'static,
+) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let answer = Arc::new(Mutex::new(answer));
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let (answer, counted) = (Arc::clone(&answer), Arc::clone(&counted));
+            tokio::spawn(async move {
+                socket.write_all(&frame(SETTINGS, 0, 0, b"")).await?;
+                socket.read_exact(&mut [0; 24]).await?;
+                loop {
+                    let mut head = [0; 9];
+                    socket.read_exact(&mut head).await?;
+                    let [a, b, c, kind, _, stream @ ..] = head;
+                    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+                    socket.read_exact(&mut payload).await?;
+                    if kind == HEADERS {
+                        counted.fetch_add(1, Relaxed);
+                        let words = (answer.lock().unwrap())(u32::from_be_bytes(stream));
+                        socket.write_all(&words).await?;
+                    }
+                }
+                #[expect(unreachable_code, reason = "says what the block fails with")]
+                Ok::<(), std::io::Error>(())
+            });
+        }
+    });
+    (addr, asked)
+}
+
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Answered {
@@ -381,7 +470,6 @@ fn preface() -> Vec<u8> {
 
 /// A whole request without a body, every field literal.
 fn headers(stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
-    const END_STREAM_AND_HEADERS: u8 = 0x5;
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -390,7 +478,7 @@ fn headers(stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
             block.extend_from_slice(text);
         }
     }
-    frame(HEADERS, END_STREAM_AND_HEADERS, stream, &block)
+    frame(HEADERS, END_OF_ALL, stream, &block)
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -418,6 +506,8 @@ async fn limited(settings: &str) -> (Gateway, Origin, Ca) {
     (gateway, origin, ca)
 }
 
+/// END_STREAM and END_HEADERS.
+const END_OF_ALL: u8 = 0x5;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;

@@ -195,6 +195,90 @@ async fn expect_continue_reaches_the_function_and_its_consent_comes_back() {
     assert_eq!(client.response("POST").await.text(), "body");
 }
 
+/// The time-out is the function's; these pauses are the client's, and each is longer.
+#[tokio::test]
+async fn a_client_that_pauses_in_its_body_does_not_make_the_function_late() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            if exchange.head.header("expect").is_some() {
+                exchange.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            }
+            let body = exchange.body().await;
+            exchange.answer(Reply::new(200, body)).await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 1000"))).await;
+
+    let upload = async |fields: &str, pieces: [&str; 2]| {
+        let mut client = gateway.client().await;
+        client.send(format!("POST /fn HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n")).await;
+        if fields.contains("Expect") {
+            assert_eq!(client.head().await.word(1), "100");
+        }
+        for piece in pieces {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            client.send(piece).await;
+        }
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "onetwo"), "{fields:?}");
+    };
+    tokio::join!(
+        upload("Content-Length: 6", ["one", "two"]),
+        upload("Content-Length: 6\r\nExpect: 100-continue", ["one", "two"]),
+        upload("Transfer-Encoding: chunked", ["3\r\none\r\n3\r\ntwo\r\n", "0\r\n\r\n"]),
+    );
+}
+
+#[tokio::test]
+async fn the_function_has_its_time_from_the_end_of_the_body_on() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.body().await;
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 300"))).await;
+
+    for request in [
+        "Content-Length: 4\r\n\r\nbody",
+        "Content-Length: 4\r\nExpect: 100-continue\r\n\r\nbody",
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length: 0\r\n\r\n",
+    ] {
+        let mut client = gateway.client().await;
+        client.send(format!("POST /fn HTTP/1.1\r\nHost: h\r\n{request}")).await;
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"), "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_does_not_ask_for_the_body_is_late() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.peer_closed().await }).start().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 300"))).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
+
+    let answer = client.response("POST").await;
+    assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"));
+}
+
+#[tokio::test]
+async fn a_deadline_holds_while_the_client_is_sending() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "deadline: 300"))).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\nhalf").await;
+
+    let answer = client.response("POST").await;
+    assert_eq!((answer.status(), answer.code().as_str()), (504, "deadline"));
+}
+
 #[tokio::test]
 async fn websockets_are_tunnelled() {
     let origin =

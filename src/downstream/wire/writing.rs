@@ -9,8 +9,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
-use super::{INNER, NOT_TAKEN, Stage, Wire};
+use super::{HALF_CLOSE, INNER, NOT_TAKEN, Stage, Wire};
 use crate::downstream::pace::acknowledged;
 
 impl AsyncWrite for Wire {
@@ -28,6 +29,10 @@ impl AsyncWrite for Wire {
             && let Some(first) = pieces.iter().find(|piece| !piece.is_empty())
         {
             wire.note_answer(first);
+        }
+        if wire.leaves.is_some() {
+            // Who has left answers this with a reset, so the doubt begins anew.
+            wire.leaves = Some(Instant::now() + HALF_CLOSE);
         }
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         if wire.out.len() + total <= OUT_LIMIT {
