@@ -32,7 +32,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource};
 
 use self::again::Repeat;
-use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, listener, map};
+use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, listener};
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
 use self::fault::ours;
@@ -277,7 +277,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         self.leaving.tell(session);
-        map(session, resp, ctx).map_err(|error| ours(ctx, error))?;
+        answer::map(session, resp, ctx).map_err(|error| ours(ctx, error))?;
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
