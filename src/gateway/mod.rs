@@ -30,12 +30,12 @@ use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource};
+use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::{Ending, Repeat};
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, listener, notice_call_id,
-    notice_refusal,
+    INTERIM_ANSWERS, check_answer, expect_end, expect_head, finish_head, is_bodiless, listener,
+    notice_call_id, notice_refusal,
 };
 use self::body::{Body, Held, Start};
 use self::ctx::RequestCtx;
@@ -273,6 +273,9 @@ impl ProxyHttp for Gateway {
         heard(session);
         if end {
             ctx.upstream.end();
+            if !ctx.is_tunnel {
+                answered(session);
+            }
         }
         if ctx.body.is_some() {
             body::pass(session, ctx, piece, end).map_err(|error| ours(ctx, error))?;
@@ -300,9 +303,12 @@ impl ProxyHttp for Gateway {
             ctx.is_tunnel = true;
             return Ok(());
         }
+        // Pingora takes any answer before the end of the body for a reason to close, the consent to the body too.
+        let is_final = !resp.status.is_informational();
+        session.as_downstream_mut().set_close_on_response_before_downstream_finish(is_final);
         forward::forget_spelling(resp)?;
         forward::tidy(resp)?;
-        if resp.status.is_informational() {
+        if !is_final {
             return Ok(());
         }
         self.leaving.tell(session);
@@ -330,6 +336,9 @@ impl ProxyHttp for Gateway {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
             session.set_keepalive(None);
+        }
+        if is_bodiless(&session.req_header().method, resp) {
+            answered(session);
         }
         finish_head(resp, ctx)
     }
@@ -386,6 +395,9 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.upstream.end();
+        if ended_well(session, error) {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let reason = self.explain(session, error, ctx);
         if reason != GatewayError::ClientGone {
             log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
@@ -402,7 +414,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
-        if let (Some(error), None) = (error, &ctx.error) {
+        if let (Some(error), None) = (error, &ctx.error)
+            && !ended_well(session, error)
+        {
             ctx.error = Some(self.explain(session, error, ctx));
         }
         let now = Instant::now();
@@ -487,6 +501,21 @@ fn heard(session: &Session) {
     if let Some(wire) = Wire::of(session.as_downstream()) {
         wire.heard();
     }
+}
+
+/// The function's answer is complete, and will be written before anything else is read.
+fn answered(session: &Session) {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        wire.answered();
+    }
+}
+
+/// Whether nothing failed but to read the rest of a body after the whole answer.
+fn ended_well(session: &Session, error: &Error) -> bool {
+    let is_read = !matches!(error.etype(), ErrorType::WriteError | ErrorType::WriteTimedout);
+    *error.esource() == ErrorSource::Downstream
+        && is_read
+        && Wire::of(session.as_downstream()).is_some_and(Wire::is_answered)
 }
 
 fn purpose(session: &Session) -> Use {

@@ -1,0 +1,249 @@
+//! Answers that come before the end of the request: the consent to a body that waits for it, and what is said in its place.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn a_connection_outlives_the_consent_to_a_body() {
+    let origin = consenting().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    for body in ["first", "second", "third"] {
+        client.send(expecting(body.len(), "")).await;
+        assert_eq!(client.head().await.word(1), "100");
+        client.send(body).await;
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.text().as_str()), (200, body));
+        assert_eq!(answer.header("connection"), Some("keep-alive"));
+    }
+    assert_eq!(origin.accepted(), 1, "nor does it cost the function's connection");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_wait_for_the_consent_keeps_its_connection() {
+    let origin = consenting().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    for _ in 0..3 {
+        client.send(expecting(4, "") + "body").await;
+        let answer = client.response("POST").await;
+        assert_eq!((answer.text().as_str(), answer.header("connection")), ("body", Some("keep-alive")));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_wants_to_close_is_not_talked_out_of_it() {
+    let origin = consenting().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client.send(expecting(4, "Connection: close\r\n")).await;
+    assert_eq!(client.head().await.word(1), "100");
+    client.send("body").await;
+
+    let answer = client.response("POST").await;
+    assert_eq!((answer.text().as_str(), answer.header("connection")), ("body", Some("close")));
+    assert_eq!(client.rest().await, b"");
+}
+
+/// The body never comes, so nothing may be read as a next request: the connection ends, and does not wait for the client to end it.
+#[tokio::test]
+async fn a_refusal_in_place_of_the_consent_ends_the_connection() {
+    for (status, refusal) in [
+        (417, "HTTP/1.1 417 No\r\nContent-Length: 2\r\n\r\nno"),
+        (401, "HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n"),
+        (413, "HTTP/1.1 413 Large\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"),
+        (204, "HTTP/1.1 204 Done\r\n\r\n"),
+    ] {
+        let origin = Origin::http1()
+            .script(move |mut exchange| async move {
+                exchange.send(refusal).await;
+                exchange.peer_closed().await;
+            })
+            .start()
+            .await;
+        let yaml = format!("limits: {{ min_rate: 0 }}\n{}", route("/fn", &openfunction(&origin, "")));
+        let gateway = Gateway::start(&yaml).await;
+        let mut client = gateway.client().await;
+
+        client.send(expecting(4, "")).await;
+
+        let answer = client.response("POST").await;
+        assert_eq!(
+            (answer.status(), answer.header("connection"), answer.whole),
+            (status, Some("close"), true)
+        );
+        assert_eq!(client.rest().await, b"", "{status}");
+        let line = &gateway.access_log(1).await[0];
+        assert_eq!((&line["status"], &line["reason"]), (&json!(status), &Value::Null), "{line}");
+        origin.settles_at(0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_sent_in_spite_of_a_refusal_is_no_request() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move { exchange.answer(Reply::text(417, "no")).await })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/*", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+
+    client.send(expecting(smuggled.len(), "")).await;
+    let answer = client.response("POST").await;
+    client.send(smuggled.repeat(2)).await;
+
+    assert_eq!((answer.status(), answer.header("connection")), (417, Some("close")));
+    assert_eq!(client.rest().await, b"");
+    assert!(origin.requests().iter().all(|request| request.head.word(1) != "/smuggled"));
+    assert_eq!(gateway.access_log(1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_body_known_to_be_too_large_is_refused_without_consent() {
+    let origin = consenting().await;
+    let yaml = format!("limits: {{ body: 1KiB }}\n{}", route("/fn", &openfunction(&origin, "")));
+    let gateway = Gateway::start(&yaml).await;
+    let mut client = gateway.client().await;
+
+    client.send(expecting(1025, "")).await;
+
+    let answer = client.response("POST").await;
+    assert_eq!((answer.status(), answer.code().as_str()), (413, "body_too_large"));
+    assert_eq!((answer.informational.len(), answer.header("connection")), (0, Some("close")));
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(origin.accepted(), 0);
+}
+
+/// A client that waits to be asked for its body is not slow: the function is.
+#[tokio::test]
+async fn a_function_may_take_its_time_to_consent() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+            exchange.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            let body = exchange.body().await;
+            exchange.answer(Reply::new(200, body)).await;
+        })
+        .start()
+        .await;
+    let yaml =
+        format!("limits: {{ idle_timeout: 1s }}\n{}", route("/fn", &openfunction(&origin, "timeout: 10s")));
+    let gateway = Gateway::start(&yaml).await;
+    let mut client = gateway.client().await;
+
+    client.send(expecting(4, "")).await;
+    assert_eq!(client.head().await.first_line, "HTTP/1.1 100 Continue");
+    client.send("body").await;
+
+    assert_eq!(client.response("POST").await.text(), "body");
+}
+
+#[tokio::test]
+async fn a_client_that_was_asked_for_its_body_has_to_send_it() {
+    let origin = consenting().await;
+    let yaml =
+        format!("limits: {{ idle_timeout: 1s }}\n{}", route("/fn", &openfunction(&origin, "timeout: 10s")));
+    let gateway = Gateway::start(&yaml).await;
+    let mut client = gateway.client().await;
+
+    client.send(expecting(4, "")).await;
+    assert_eq!(client.head().await.word(1), "100");
+
+    let answer = client.response("POST").await;
+    assert_eq!((answer.status(), answer.code().as_str()), (408, "request_timeout"));
+}
+
+/// It does not know them, RFC 9110 section 15.2; nor does its expectation count, section 10.1.1.
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_interim_answers() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            if exchange.head.header("expect").is_some() {
+                exchange.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            }
+            exchange.send("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n").await;
+            let body = exchange.body().await;
+            exchange.answer(Reply::new(200, body)).await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+
+    client
+        .send("POST /fn HTTP/1.0\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody")
+        .await;
+
+    let answer = client.response("POST").await;
+    assert_eq!((answer.informational.len(), answer.status(), answer.text().as_str()), (0, 200, "body"));
+    assert_eq!(origin.only_request().header("expect"), None);
+}
+
+/// A client that hears it earlier and leaves has got its answer.
+#[tokio::test]
+async fn who_leaves_with_the_answer_has_not_gone_without_it() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.answer(Reply::text(401, "who are you?")).await;
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\na part of it").await;
+    assert_eq!(client.response("POST").await.text(), "who are you?");
+
+    drop(client);
+
+    let line = &gateway.access_log(1).await[0];
+    assert_eq!((&line["status"], &line["reason"]), (&json!(401), &Value::Null), "{line}");
+    origin.settles_at(0).await;
+}
+
+/// A function that answers early may go on reading.
+#[tokio::test]
+async fn a_body_goes_on_after_the_answer() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.answer(Reply::text(202, "coming")).await;
+            exchange.body().await;
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfirst").await;
+    assert_eq!(client.response("POST").await.text(), "coming");
+
+    client.send("-last").await;
+
+    eventually("the whole body at the function", PATIENCE, async || {
+        (origin.only_request().body == b"first-last").then_some(())
+    })
+    .await;
+    assert_eq!(gateway.access_log(1).await[0]["reason"], Value::Null);
+}
+
+/// A function that asks for the body of a request before it answers with it.
+async fn consenting() -> Origin {
+    Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            let body = exchange.body().await;
+            exchange.answer(Reply::new(200, body)).await;
+        })
+        .start()
+        .await
+}
+
+fn expecting(length: usize, fields: &str) -> String {
+    format!(
+        "POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n{fields}\r\n"
+    )
+}
