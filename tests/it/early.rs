@@ -1,4 +1,5 @@
-//! Answers that come before the end of the request: the consent to a body that waits for it, and what is said in its place.
+//! Answers that come before the end of the request: the consent to a body that waits for it, and refusals of a body that is still
+//! on its way. A client that sends all before it reads anything must get to hear them, too.
 
 use serde_json::{Value, json};
 
@@ -184,6 +185,62 @@ async fn a_client_of_http_1_0_gets_no_interim_answers() {
     assert_eq!(origin.only_request().header("expect"), None);
 }
 
+/// The gateway refuses a body while it comes.
+#[tokio::test]
+async fn who_sends_all_before_it_reads_hears_that_it_is_too_much() {
+    let origin = Origin::http1().reply(|_| Reply::text(200, "never")).start().await;
+    let ca = Ca::new();
+    let yaml = format!("limits: {{ body: 1MiB }}\n{}", route("/fn", &openfunction(&origin, "")));
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
+    let tls = Client::tls(gateway.tls_addr(), ca.client(&["http/1.1"]), "localhost").await;
+
+    for mut client in [gateway.client().await, tls] {
+        upload(&mut client).await;
+
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.code().as_str()), (413, "body_too_large"));
+        assert_eq!(client.rest().await, b"");
+    }
+    assert!(origin.requests().iter().all(|request| request.body.len() <= 1024 * 1024));
+}
+
+/// The function refuses it, in whatever way it takes leave: the client is told what the function said.
+#[tokio::test]
+async fn who_sends_all_before_it_reads_hears_what_the_function_says() {
+    for leave in [Leave::Close, Leave::Reset, Leave::Linger] {
+        for status in [413, 401] {
+            let origin = Origin::http1()
+                .script(move |mut exchange| async move {
+                    exchange.chunk().await;
+                    let refusal = Reply::text(status, "enough").header("Connection", "close");
+                    exchange.answer(refusal).await;
+                    match leave {
+                        // With bytes unread, which makes it a reset that comes after the answer.
+                        Leave::Close => exchange.close(),
+                        Leave::Reset => exchange.reset(),
+                        Leave::Linger => exchange.peer_closed().await,
+                    }
+                })
+                .start()
+                .await;
+            let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+            for attempt in 0..5 {
+                let mut client = gateway.client().await;
+                upload(&mut client).await;
+
+                let answer = client.response("POST").await;
+                let seen = (answer.status(), answer.text());
+                assert_eq!(seen, (status, "enough".to_owned()), "{leave:?} {attempt}: {}", gateway.stdout());
+                assert_eq!(answer.header("connection"), Some("close"));
+                assert_eq!(client.rest().await, b"");
+            }
+            for line in gateway.access_log(5).await {
+                assert_eq!((&line["status"], &line["reason"]), (&json!(status), &Value::Null), "{line}");
+            }
+        }
+    }
+}
+
 /// A client that hears it earlier and leaves has got its answer.
 #[tokio::test]
 async fn who_leaves_with_the_answer_has_not_gone_without_it() {
@@ -229,6 +286,27 @@ async fn a_body_goes_on_after_the_answer() {
     .await;
     assert_eq!(gateway.access_log(1).await[0]["reason"], Value::Null);
 }
+
+/// How a function ends a connection on which it does not want to read any more.
+#[derive(Debug, Clone, Copy)]
+enum Leave {
+    Close,
+    Reset,
+    Linger,
+}
+
+/// Sends much more than any buffer on the way holds, without a look at what comes back.
+async fn upload(client: &mut Client) {
+    let chunk = [format!("{:x}\r\n", PIECE).as_bytes(), &[b'x'; PIECE], b"\r\n"].concat();
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    for sent in 0..PIECES {
+        assert!(client.try_send(&chunk).await, "the connection broke after {sent} of {PIECES} pieces");
+    }
+    assert!(client.try_send("0\r\n\r\n").await, "the connection broke at the end");
+}
+
+const PIECE: usize = 256 * 1024;
+const PIECES: usize = 96;
 
 /// A function that asks for the body of a request before it answers with it.
 async fn consenting() -> Origin {
