@@ -82,6 +82,14 @@ impl Repeat {
             false => Repeat::NotIdempotent,
         }
     }
+
+    /// The same for a call that the platform puts into a queue, once more each time.
+    pub(super) fn queued(self) -> Self {
+        match self {
+            Repeat::Idempotent => Repeat::NotIdempotent,
+            other => other,
+        }
+    }
 }
 
 /// Waits for as long as the policy wants before an attempt. An `Err` is the client's answer.

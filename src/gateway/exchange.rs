@@ -52,7 +52,7 @@ pub(super) async fn run(
     let sealed = target.seal(&ctx.call(session), &mut head, body, &with)?;
     frame(&mut head, function, sealed.len())?;
 
-    let repeat = Repeat::of(session);
+    let repeat = if target.queues() { Repeat::of(session).queued() } else { Repeat::of(session) };
     let called = attended(session, call(gateway, ctx, function, head, sealed, repeat)).await;
     let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end()).map_err(|error| ctx.late(error))?;
     gateway.leaving.tell(session);
