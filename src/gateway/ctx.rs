@@ -13,6 +13,7 @@ use super::again::Again;
 use super::body::Body;
 use super::limits::InFlight;
 use super::record::{self, Outline};
+use super::sweep::Errand;
 use super::{entrance, forward};
 use crate::downstream::RequestId;
 use crate::error::{GatewayError, Reported};
@@ -57,6 +58,8 @@ pub struct RequestCtx {
     /// What the route's policy has to do with this request.
     pub(super) again: Option<Box<Again>>,
     pub(super) activation_id: Option<String>,
+    /// It is no request, but an errand of ours.
+    pub(super) errand: Option<Box<Errand>>,
     /// `Some` until the request is written and counted.
     pub(super) outline: Option<Outline>,
 }
@@ -109,6 +112,7 @@ impl RequestCtx {
             body: None,
             again: None,
             activation_id: None,
+            errand: None,
             outline: None,
         }
     }

@@ -15,7 +15,9 @@ mod leaving;
 mod limits;
 mod record;
 mod reply;
+mod sweep;
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +45,8 @@ use self::forward::Entrance;
 pub use self::leaving::Leaving;
 use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
+use self::sweep::Errand;
+pub use self::sweep::Sweeper;
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::platforms::{Streamed, Target, Verdict};
@@ -58,7 +62,7 @@ pub struct Gateway {
     load: Load,
     leaving: Leaving,
     /// Pingora's connector and pool, for the exchanges that the proxy phases cannot do.
-    connector: Connector,
+    connector: Arc<Connector>,
 }
 
 impl Gateway {
@@ -66,7 +70,7 @@ impl Gateway {
         snapshot: Arc<ArcSwap<Snapshot>>,
         metrics: Metrics,
         access_log: AccessLog,
-        connector: Connector,
+        connector: Arc<Connector>,
     ) -> Self {
         let load = Load::default();
         let leaving = Leaving::new(load.clone());
@@ -110,7 +114,15 @@ impl ProxyHttp for Gateway {
     /// No modules: the compression module that would be here by default costs every request an allocation.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
+    /// Nothing is remembered from one request to the next: only an errand comes with something.
+    fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Self::CTX, brought: Box<dyn Any + Send + Sync>) {
+        ctx.errand = brought.downcast::<Errand>().ok();
+    }
+
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
+        if ctx.errand.is_some() {
+            return Ok(false);
+        }
         ctx.outline = Some(Outline::of(session, &self.ledger));
         self.leaving.tell(session);
         if let Err(error) = self.decide(session, ctx) {
@@ -142,6 +154,9 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Box<HttpPeer>> {
+        if let Some(errand) = &ctx.errand {
+            return Ok(errand.0.clone());
+        }
         let purpose = purpose(session);
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
         if !function.policy.calls_once() {
@@ -198,6 +213,10 @@ impl ProxyHttp for Gateway {
         _: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        if ctx.errand.is_some() {
+            // What does not go on is closed.
+            return Err(Error::new_in(fault::OURS));
+        }
         if let Some(route) = &ctx.route {
             ctx.upstream.connected(reused, &route.function.metrics);
         }
@@ -395,7 +414,7 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.upstream.end();
-        if ended_well(session, error) {
+        if ctx.errand.is_some() || ended_well(session, error) {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let reason = self.explain(session, error, ctx);
@@ -414,6 +433,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
+        if ctx.errand.is_some() {
+            return;
+        }
         if let (Some(error), None) = (error, &ctx.error)
             && !ended_well(session, error)
         {
