@@ -207,23 +207,28 @@ async fn who_sends_all_before_it_reads_hears_that_it_is_too_much() {
 /// The function refuses it, in whatever way it takes leave: the client is told what the function said.
 #[tokio::test]
 async fn who_sends_all_before_it_reads_hears_what_the_function_says() {
+    let ca = Ca::new();
     for leave in [Leave::Close, Leave::Reset, Leave::Linger] {
-        for status in [413, 401] {
-            let origin = Origin::http1()
-                .script(move |mut exchange| async move {
-                    exchange.chunk().await;
-                    let refusal = Reply::text(status, "enough").header("Connection", "close");
-                    exchange.answer(refusal).await;
-                    match leave {
-                        // With bytes unread, which makes it a reset that comes after the answer.
-                        Leave::Close => exchange.close(),
-                        Leave::Reset => exchange.reset(),
-                        Leave::Linger => exchange.peer_closed().await,
-                    }
-                })
-                .start()
-                .await;
-            let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+        for (scheme, status) in [("http", 413), ("https", 401)] {
+            let mut origin = Origin::http1().script(move |mut exchange| async move {
+                exchange.chunk().await;
+                exchange.answer(Reply::text(status, "enough").header("Connection", "close")).await;
+                match leave {
+                    // With bytes unread, which makes it a reset that comes after the answer.
+                    Leave::Close => exchange.close(),
+                    Leave::Reset => exchange.reset(),
+                    Leave::Linger => exchange.peer_closed().await,
+                }
+            });
+            if scheme == "https" {
+                origin = origin.tls(ca.leaf(&["fn.test"]).server(&[]));
+            }
+            let origin = origin.start().await;
+            let target = format!(
+                "http: {{ url: '{scheme}://fn.test/', address: '{}', ca: $DIR/ca.pem }}",
+                origin.addr()
+            );
+            let gateway = Gateway::builder().file("ca.pem", ca.pem()).start(&route("/fn", &target)).await;
             for attempt in 0..5 {
                 let mut client = gateway.client().await;
                 upload(&mut client).await;
@@ -239,6 +244,24 @@ async fn who_sends_all_before_it_reads_hears_what_the_function_says() {
             }
         }
     }
+}
+
+/// It neither reads nor closes: the write that waits for it ends by `timeout`, and then the answer is read.
+#[tokio::test]
+async fn a_function_that_answers_and_stands_still_is_heard_late() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.answer(Reply::text(413, "enough")).await;
+            std::future::pending().await
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 1000"))).await;
+    let mut client = gateway.client().await;
+
+    upload(&mut client).await;
+
+    assert_eq!(client.response("POST").await.text(), "enough");
 }
 
 /// A client that hears it earlier and leaves has got its answer.
