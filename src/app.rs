@@ -15,11 +15,11 @@ use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::admin::{Admin, Status};
 use crate::downstream::{FAREWELL, Front, Observer, Terms};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Sweeper};
 use crate::listen::Inherited;
 use crate::reload::{self, Reloader};
 use crate::snapshot::{Plan, Snapshot};
@@ -106,13 +106,19 @@ impl App {
             max_retries: usize::MAX,
             ..ServerConf::default()
         });
-        let connector = Connector::new(Some(ConnectorOptions::from_server_conf(&conf)));
-        let gateway = Gateway::new(Arc::clone(&snapshot), metrics.clone(), access_log.clone(), connector);
+        let connector = Arc::new(Connector::new(Some(ConnectorOptions::from_server_conf(&conf))));
+        let gateway =
+            Gateway::new(Arc::clone(&snapshot), metrics.clone(), access_log.clone(), Arc::clone(&connector));
         let (observer, leaving) = (gateway.observer(), gateway.leaving());
-        let proxy = proxy(&conf, gateway, &snapshot.load());
+        let proxy = Arc::new(proxy(&conf, gateway, &snapshot.load()));
 
         let (shutdown, stopping) = watch::channel(false);
-        let front = Front::new(Arc::new(proxy), terms(&snapshot.load(), &observer), stopping);
+        let (retired, to_sweep) = mpsc::channel(RELOADS_TO_SWEEP);
+        tokio::spawn(
+            Sweeper::new(Arc::clone(&proxy), connector, Arc::clone(&snapshot), stopping.clone())
+                .run(to_sweep),
+        );
+        let front = Front::new(proxy, terms(&snapshot.load(), &observer), stopping);
         let mut addresses = Vec::new();
         let mut identities = Vec::new();
         let mut accepting = tokio::task::JoinSet::new();
@@ -135,6 +141,7 @@ impl App {
             identities,
             status: Arc::clone(&status),
             pool_size,
+            retired,
             apply: Box::new({
                 let front = Arc::clone(&front);
                 move |snapshot| front.set_terms(terms(snapshot, &observer))
@@ -238,6 +245,9 @@ fn acceptor(identities: Arc<ServerIdentities>) -> Acceptor {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Acceptor::from_server_config(Arc::new(config))
 }
+
+/// How many reloads may wait for the one before to be swept.
+const RELOADS_TO_SWEEP: usize = 16;
 
 /// How many idle connections the routes want kept, when each name is at one address.
 pub fn kept_connections(plan: &Plan) -> usize {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sd_notify::NotifyState;
 use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
 
 use self::watch::Watch;
 use crate::admin::Status;
@@ -17,6 +18,7 @@ use crate::config;
 use crate::snapshot::{Plan, Settings, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::ServerIdentities;
+use crate::upstream::Retired;
 use crate::upstream::resolve::Resolver;
 
 /// Everything a new configuration has to reach.
@@ -31,6 +33,8 @@ pub struct Reloader {
     pub status: Arc<Status>,
     /// How many idle connections to functions there is room for; it cannot grow.
     pub pool_size: usize,
+    /// Takes what has to be closed of what was replaced.
+    pub retired: mpsc::Sender<Vec<Retired>>,
     /// Takes what the snapshot says about connections to where they are accepted.
     pub apply: Box<dyn Fn(&Snapshot) + Send + Sync>,
 }
@@ -172,7 +176,9 @@ impl Reloader {
         (self.apply)(&snapshot);
         self.report_certificates(&snapshot);
         let snapshot = Arc::new(snapshot);
-        self.snapshot.store(Arc::clone(&snapshot));
+        let replaced = self.snapshot.swap(Arc::clone(&snapshot));
+        // Without room there, idle connections end by their own time.
+        let _ = self.retired.try_send(replaced.retired_by(&snapshot));
 
         self.metrics.reload_succeeded(&snapshot.hash);
         self.status.reload_succeeded(&snapshot.hash, snapshot.generation);

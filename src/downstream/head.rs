@@ -41,6 +41,8 @@ pub struct Head {
     pub framing: Framing,
     /// The request asks for a WebSocket in the one form that is allowed.
     pub upgrade: bool,
+    /// The body waits to be asked for, by a 100. A client of HTTP/1.0 does not know that answer, RFC 9110 section 10.1.1.
+    pub expects: bool,
 }
 
 /// Where the request ends.
@@ -357,7 +359,8 @@ impl<'a> Seen<'a> {
             && framing == Framing::None
             && request.method == b"GET"
             && request.version == Version::Http11;
-        Ok(Head { framing, upgrade })
+        let expects = self.expect && framing != Framing::None && request.version == Version::Http11;
+        Ok(Head { framing, upgrade, expects })
     }
 }
 

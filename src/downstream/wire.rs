@@ -21,7 +21,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -58,8 +58,9 @@ pub struct Wire {
     search: Search,
     /// One empty line before a request line has been dropped, RFC 9112 section 2.2.
     blank_line: bool,
-    /// The request asked for a WebSocket and no final answer has been written.
-    upgrading: bool,
+    wish: Wish,
+    /// The whole answer was handed over. Set through a shared reference, as `done` is.
+    answered: AtomicBool,
     /// Written by Pingora, not yet passed on.
     out: BytesMut,
     refusal: Option<Refusal>,
@@ -101,6 +102,18 @@ enum Stage {
     Closed,
 }
 
+/// What the client waits for, besides a final answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Nothing,
+    /// A WebSocket.
+    Tunnel,
+    /// To be asked for its body.
+    Consent,
+    /// It was answered instead, so that the body does not come.
+    Denied,
+}
+
 /// What is left of the current request's body.
 enum Body {
     Ended,
@@ -127,7 +140,8 @@ impl Wire {
             held: BytesMut::new(),
             search: Search::default(),
             blank_line: false,
-            upgrading: false,
+            wish: Wish::Nothing,
+            answered: AtomicBool::new(false),
             out: BytesMut::new(),
             refusal: None,
             gone: false,
@@ -185,6 +199,17 @@ impl Wire {
     /// for the function, and whoever waits here has an alarm already.
     pub fn expire(&self, at: Option<Instant>, silence: Option<Duration>) {
         self.patience.set(at, silence);
+    }
+
+    /// The function's answer is complete and about to be written: whatever becomes of the rest of the body, the request did not fail. A
+    /// body that was never asked for does not come any more; the wait for it ends by a failed read.
+    pub fn answered(&self) {
+        self.patience.set(None, None);
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// The function has said something, or was told something, so that its silence begins anew.
@@ -265,7 +290,11 @@ impl Wire {
             Ok(None) => 0,
             Ok(Some((head, length))) => {
                 self.begin(head);
-                length + self.body.sized(fresh.len() - length)
+                let of_body = self.body.sized(fresh.len() - length);
+                if of_body > 0 {
+                    self.wish = Wish::Nothing;
+                }
+                length + of_body
             }
             Err(refusal) => {
                 self.refuse(refusal, fresh);
@@ -304,7 +333,12 @@ impl Wire {
         };
         self.upload = Upload::begin();
         self.requests = self.requests.saturating_add(1);
-        self.upgrading = head.upgrade;
+        self.wish = match head {
+            Head { upgrade: true, .. } => Wish::Tunnel,
+            Head { expects: true, .. } => Wish::Consent,
+            Head { .. } => Wish::Nothing,
+        };
+        *self.answered.get_mut() = false;
         self.search = Search::default();
         self.blank_line = false;
         self.stage = Stage::Body;
@@ -340,7 +374,11 @@ impl Wire {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.wish == Wish::Denied && *self.answered.get_mut() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if !self.held.is_empty() {
+            self.wish = Wish::Nothing;
             let offered = self.held.len().min(buf.remaining());
             let used = match self.body.take(&self.held[..offered]) {
                 Ok(used) => used,
@@ -354,13 +392,16 @@ impl Wire {
         match self.poll_inner(cx, buf) {
             Poll::Ready(read) => read?,
             Poll::Pending => {
-                if self.upload.poll(cx, &mut self.alarm, &self.terms).is_ready() {
+                // Who was not asked yet is not slow: then it is the function that is waited for.
+                let is_asked = !matches!(self.wish, Wish::Consent | Wish::Denied);
+                if is_asked && self.upload.poll(cx, &mut self.alarm, &self.terms).is_ready() {
                     return Poll::Ready(self.refuse_body(BODY_STALLED));
                 }
                 return self.poll_expiry(cx);
             }
         }
         let fresh = &buf.filled()[before..];
+        self.wish = Wish::Nothing;
         self.upload.arrived(fresh.len(), &self.terms);
         let used = match self.body.take(fresh) {
             Ok(used) => used,

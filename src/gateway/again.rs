@@ -86,6 +86,14 @@ impl Repeat {
             false => Repeat::NotIdempotent,
         }
     }
+
+    /// The same for a call that the platform puts into a queue, once more each time.
+    pub(super) fn queued(self) -> Self {
+        match self {
+            Repeat::Idempotent => Repeat::NotIdempotent,
+            other => other,
+        }
+    }
 }
 
 /// As [`before`], for as long as the client is there.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
@@ -104,6 +104,12 @@ pub(super) fn notice_refusal(
         resp.remove_header(&http::header::WWW_AUTHENTICATE);
     }
     is_refused.then_some(Reported::CredentialRefused)
+}
+
+/// Whether the answer ends with its head.
+pub(super) fn is_bodiless(method: &Method, resp: &ResponseHeader) -> bool {
+    let is_empty = || resp.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+    method == Method::HEAD || matches!(resp.status.as_u16(), 204 | 304) || is_empty()
 }
 
 /// The body of an answer does not fit where it has to be held.

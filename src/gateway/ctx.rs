@@ -14,6 +14,7 @@ use super::body::Body;
 use super::forward::{self, Asker, Trust};
 use super::limits::InFlight;
 use super::record::{self, Outline};
+use super::sweep::Errand;
 use crate::downstream::{Ends, RequestId, Wire};
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
@@ -57,6 +58,8 @@ pub struct RequestCtx {
     /// What the route's policy has to do with this request.
     pub(super) again: Option<Box<Again>>,
     pub(super) activation_id: Option<String>,
+    /// It is no request, but an errand of ours.
+    pub(super) errand: Option<Box<Errand>>,
     /// `Some` until the request is written and counted.
     pub(super) outline: Option<Outline>,
 }
@@ -122,6 +125,7 @@ impl RequestCtx {
             body: None,
             again: None,
             activation_id: None,
+            errand: None,
             outline: None,
         }
     }

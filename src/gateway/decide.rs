@@ -42,6 +42,11 @@ impl Gateway {
                 .map_err(fault::refused)?;
             forward::join_cookies(session.req_header_mut())?;
         }
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It knows no interim answers (RFC 9110 section 15.2), and cannot ask for one (section 10.1.1).
+            session.req_header_mut().remove_header(&http::header::EXPECT);
+            session.set_ignore_info_resp(true);
+        }
         forward::forget_case(session.req_header_mut());
         let head = session.req_header();
         let host = ctx.outline.as_ref().map_or("", Outline::authority);

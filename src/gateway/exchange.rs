@@ -52,7 +52,7 @@ pub(super) async fn run(
     let sealed = target.seal(&ctx.call(session), &mut head, body, &with)?;
     frame(&mut head, function, sealed.len())?;
 
-    let repeat = Repeat::of(session);
+    let repeat = if target.queues() { Repeat::of(session).queued() } else { Repeat::of(session) };
     let called = attended(session, call(gateway, ctx, function, head, sealed, repeat)).await;
     let (mut resp, line) = called.inspect_err(|_| ctx.upstream.end()).map_err(|error| ctx.late(error))?;
     gateway.leaving.tell(session);
@@ -97,14 +97,12 @@ async fn collect(
 async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) -> Result<Bytes, GatewayError> {
     let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
     check_body_length(session.req_header(), limit_bytes)?;
-    let head = session.req_header();
-    // A client of HTTP/1.0 does not know interim answers (RFC 9110 section 10.1.1).
-    let expects = head.headers.contains_key(http::header::EXPECT) && head.version != Version::HTTP_10;
-    if expects {
+    if session.req_header().headers.contains_key(http::header::EXPECT) {
+        let downstream = session.as_downstream_mut();
         // Pingora takes any answer before the end of the body for a reason to close, this one too.
-        let keepalive = session.as_downstream().get_keepalive();
-        session.as_downstream_mut().write_continue_response().await.map_err(|_| GatewayError::ClientGone)?;
-        session.set_keepalive(keepalive);
+        downstream.set_close_on_response_before_downstream_finish(false);
+        downstream.write_continue_response().await.map_err(|_| GatewayError::ClientGone)?;
+        downstream.set_close_on_response_before_downstream_finish(true);
     }
     // HTTP/2 has no time-out of its own for a body that stalls.
     let silence = ctx.snapshot.settings.limits.idle_timeout;

@@ -9,7 +9,7 @@ use crate::downstream::{Refusal, Wire};
 use crate::error::GatewayError;
 
 /// An error of ours on its way through Pingora; the context holds the reason itself.
-const OURS: ErrorType = ErrorType::Custom("fngate");
+pub(super) const OURS: ErrorType = ErrorType::Custom("fngate");
 
 /// An attempt that failed and is made again.
 pub(super) const AGAIN: ErrorType = ErrorType::Custom("fngate: again");

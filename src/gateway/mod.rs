@@ -15,7 +15,9 @@ mod leaving;
 mod limits;
 mod record;
 mod reply;
+mod sweep;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,16 +31,18 @@ use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource};
+use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::Repeat;
-use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, listener};
+use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, is_bodiless, listener};
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
 use self::fault::ours;
 pub use self::leaving::Leaving;
 use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
+use self::sweep::Errand;
+pub use self::sweep::Sweeper;
 use crate::downstream::Wire;
 use crate::error::GatewayError;
 use crate::function::Function;
@@ -54,7 +58,7 @@ pub struct Gateway {
     load: Load,
     leaving: Leaving,
     /// Pingora's connector and pool, for the exchanges that the proxy phases cannot do.
-    connector: Connector,
+    connector: Arc<Connector>,
 }
 
 impl Gateway {
@@ -62,7 +66,7 @@ impl Gateway {
         snapshot: Arc<ArcSwap<Snapshot>>,
         metrics: Metrics,
         access_log: AccessLog,
-        connector: Connector,
+        connector: Arc<Connector>,
     ) -> Self {
         let load = Load::default();
         let leaving = Leaving::new(load.clone());
@@ -88,7 +92,15 @@ impl ProxyHttp for Gateway {
     /// No modules: the compression module that would be here by default costs every request an allocation.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
+    /// Nothing is remembered from one request to the next: only an errand comes with something.
+    fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Self::CTX, brought: Box<dyn Any + Send + Sync>) {
+        ctx.errand = brought.downcast::<Errand>().ok();
+    }
+
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> pingora::Result<bool> {
+        if ctx.errand.is_some() {
+            return Ok(false);
+        }
         ctx.outline = Some(Outline::of(session, &self.ledger));
         self.leaving.tell(session);
         if let Err(error) = self.decide(session, ctx) {
@@ -114,6 +126,9 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Box<HttpPeer>> {
+        if let Some(errand) = &ctx.errand {
+            return Ok(errand.0.clone());
+        }
         let Some(function) = ctx.function() else { return Err(ours(ctx, GatewayError::Internal)) };
         if !function.policy.calls_once() {
             again::wait_for_turn(session, ctx).await.map_err(|error| ours(ctx, error))?;
@@ -151,6 +166,10 @@ impl ProxyHttp for Gateway {
         _: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        if ctx.errand.is_some() {
+            // What does not go on is closed.
+            return Err(Error::new_in(fault::OURS));
+        }
         if let Some(route) = &ctx.route {
             ctx.upstream.connected(reused, &route.function.metrics);
         }
@@ -245,6 +264,9 @@ impl ProxyHttp for Gateway {
         heard(session);
         if end {
             ctx.upstream.end();
+            if !ctx.is_tunnel {
+                answered(session);
+            }
         }
         if ctx.body.is_some() {
             body::pass(session, ctx, piece, end).map_err(|error| ours(ctx, error))?;
@@ -272,8 +294,11 @@ impl ProxyHttp for Gateway {
             ctx.is_tunnel = true;
             return Ok(());
         }
+        // Pingora takes any answer before the end of the body for a reason to close, the consent to the body too.
+        let is_final = !resp.status.is_informational();
+        session.as_downstream_mut().set_close_on_response_before_downstream_finish(is_final);
         forward::adopt(resp, ctx.request_id())?;
-        if resp.status.is_informational() {
+        if !is_final {
             return Ok(());
         }
         self.leaving.tell(session);
@@ -282,6 +307,9 @@ impl ProxyHttp for Gateway {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
             session.set_keepalive(None);
+        }
+        if is_bodiless(&session.req_header().method, resp) {
+            answered(session);
         }
         Ok(())
     }
@@ -326,6 +354,9 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         ctx.upstream.end();
+        if ctx.errand.is_some() || ended_well(session, error) {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let reason = fault::explain(session, error, ctx);
         if reason != GatewayError::ClientGone {
             log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(error));
@@ -342,7 +373,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Self::CTX) {
-        if let (Some(error), None) = (error, &ctx.error) {
+        if ctx.errand.is_some() {
+            return;
+        }
+        if let (Some(error), None) = (error, &ctx.error)
+            && !ended_well(session, error)
+        {
             ctx.error = Some(fault::explain(session, error, ctx));
         }
         let now = Instant::now();
@@ -415,6 +451,21 @@ fn heard(session: &Session) {
     if let Some(wire) = Wire::of(session.as_downstream()) {
         wire.heard();
     }
+}
+
+/// The function's answer is complete, and will be written before anything else is read.
+fn answered(session: &Session) {
+    if let Some(wire) = Wire::of(session.as_downstream()) {
+        wire.answered();
+    }
+}
+
+/// Whether nothing failed but to read the rest of a body after the whole answer.
+fn ended_well(session: &Session, error: &Error) -> bool {
+    let is_read = !matches!(error.etype(), ErrorType::WriteError | ErrorType::WriteTimedout);
+    *error.esource() == ErrorSource::Downstream
+        && is_read
+        && Wire::of(session.as_downstream()).is_some_and(Wire::is_answered)
 }
 
 fn purpose(session: &Session) -> Use {

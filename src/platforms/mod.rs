@@ -129,6 +129,12 @@ pub trait Streamed {
 pub trait Buffered {
     fn limits(&self) -> &BodyLimits;
 
+    /// Whether the platform takes the call into a queue: sent twice, the function runs twice, whatever the client's method promises.
+    /// Where it is made at once, the client's method decides: who calls a function by GET says that it may be repeated.
+    fn queues(&self) -> bool {
+        false
+    }
+
     /// The header in which the platform names a call; its value stands in the access log.
     fn call_id(&self) -> HeaderName;
 
@@ -338,6 +344,14 @@ impl Streamed for StreamedTarget {
 }
 
 impl Buffered for BufferedTarget {
+    fn queues(&self) -> bool {
+        match self {
+            BufferedTarget::LambdaUrl(target) => target.queues(),
+            BufferedTarget::LambdaInvoke(target) => target.queues(),
+            BufferedTarget::OpenWhisk(target) => target.queues(),
+        }
+    }
+
     fn adds_credential(&self, asked: &RequestHeader) -> bool {
         match self {
             BufferedTarget::LambdaUrl(target) => target.adds_credential(asked),

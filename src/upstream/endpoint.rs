@@ -1,7 +1,9 @@
 //! One endpoint of an upstream and the addresses it stands for.
 
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
@@ -15,10 +17,12 @@ use crate::values::HostPort;
 pub(super) struct Endpoint {
     port: u16,
     /// Slots per address.
-    pool: u32,
+    pub(super) pool: u32,
     /// `None` when the file gives an address instead of a name.
     host: Option<Arc<Host>>,
     known: ArcSwap<Known>,
+    /// Addresses that the name has lost, until somebody sees to their connections.
+    departed: Mutex<Vec<Arc<Address>>>,
     denied: Arc<[IpNet]>,
 }
 
@@ -34,11 +38,17 @@ pub(super) struct Address {
     pub(super) socket: SocketAddr,
     pub(super) slots: Arc<Slots>,
     pub(super) idle_limit: IdleLimit,
+    has_departed: AtomicBool,
 }
 
 impl Address {
     fn new(socket: SocketAddr, pool: u32) -> Self {
-        Address { socket, slots: Slots::new(pool), idle_limit: IdleLimit::default() }
+        Address {
+            socket,
+            slots: Slots::new(pool),
+            idle_limit: IdleLimit::default(),
+            has_departed: AtomicBool::new(false),
+        }
     }
 }
 
@@ -51,6 +61,7 @@ impl Endpoint {
             pool,
             host: literal.is_none().then(|| resolver.host(&address.host)),
             known: ArcSwap::from_pointee(known.located(address.port, pool, &denied)),
+            departed: Mutex::default(),
             denied,
         }
     }
@@ -74,9 +85,15 @@ impl Endpoint {
         host.addresses().is_empty().then(|| host.name())
     }
 
+    /// The addresses that were lost since this was asked last.
+    pub(super) fn departed(&self) -> Vec<Arc<Address>> {
+        mem::take(&mut *self.departed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Takes over the latest answer. Several requests may notice it at once. The answer is loaded after what is known, so that it
     /// is never older: a late request does not bring a former answer back.
     fn learn(&self, host: &Host) -> Arc<Vec<Arc<Address>>> {
+        let before = Arc::clone(&self.known.load().addresses);
         self.known.rcu(|known| {
             let answer = Guard::into_inner(host.addresses());
             if Arc::ptr_eq(&answer, &known.answer) {
@@ -91,7 +108,15 @@ impl Endpoint {
                 host.name()
             );
         }
-        Arc::clone(&self.known.load().addresses)
+        let now = Arc::clone(&self.known.load().addresses);
+        let is_lost = |address: &&Arc<Address>| {
+            !now.iter().any(|known| Arc::ptr_eq(known, address))
+                // Of those who notice it together, one reports it.
+                && !address.has_departed.swap(true, Ordering::AcqRel)
+        };
+        let lost = before.iter().filter(is_lost).cloned();
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
+        now
     }
 }
 

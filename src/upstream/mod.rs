@@ -6,6 +6,7 @@ mod endpoint;
 mod idle;
 mod names;
 pub mod resolve;
+mod retired;
 mod slots;
 pub mod trust;
 mod tunnel;
@@ -23,6 +24,7 @@ use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Tracer, Trac
 use self::endpoint::Address;
 pub use self::endpoint::is_denied;
 use self::resolve::Resolver;
+pub use self::retired::Retired;
 use self::slots::Slot;
 use crate::error::GatewayError;
 use crate::values::{HostPort, Scheme};
@@ -208,6 +210,33 @@ impl Upstream {
         None
     }
 
+    /// What there is to close once no further request comes here.
+    pub fn retire(&self) -> Vec<Retired> {
+        let all = |endpoint: &endpoint::Endpoint| {
+            endpoint.addresses().iter().cloned().chain(endpoint.departed()).collect()
+        };
+        self.retired(all)
+    }
+
+    /// The same for addresses that names have lost since this was asked last.
+    pub fn departed(&self) -> Vec<Retired> {
+        self.retired(endpoint::Endpoint::departed)
+    }
+
+    fn retired(&self, which: impl Fn(&endpoint::Endpoint) -> Vec<Arc<Address>>) -> Vec<Retired> {
+        let retire = |endpoint: &endpoint::Endpoint| {
+            let pool = endpoint.pool as usize;
+            let retire =
+                |address| Retired::new(address, &self.template, self.group, self.terms.protocol, pool);
+            which(endpoint).into_iter().map(retire).collect::<Vec<_>>()
+        };
+        match self.terms.keepalive {
+            // Nothing is kept.
+            Keepalive::Off => Vec::new(),
+            Keepalive::On { .. } => self.endpoints.iter().flat_map(retire).collect(),
+        }
+    }
+
     /// The peer for a lease. `remaining` is what is left of the call's deadline.
     pub fn peer(&self, lease: &Lease, purpose: Use, remaining: Option<Duration>) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
@@ -216,8 +245,7 @@ impl Upstream {
             ^ match (self.terms.keepalive, lease.slot.index()) {
                 // Otherwise concurrent streams of HTTP/2 would share a connection.
                 (Keepalive::Off, _) => lease.turn as u64 % UNSHARED_GROUPS,
-                (Keepalive::On { .. }, Some(slot)) => u64::from(slot) + 1,
-                (Keepalive::On { .. }, None) => OVERFLOW_GROUP,
+                (Keepalive::On { .. }, slot) => key_of_slot(slot),
             };
         let cap = |timeout: Duration| Some(remaining.map_or(timeout, |left| timeout.min(left)));
         let silence = match purpose {
@@ -238,7 +266,7 @@ impl Upstream {
         if let Some(limit) = lease.address.idle_limit.get().filter(|limit| *limit < idle) {
             idle = limit;
             // Connections that were kept for longer, before this was known, are not found again.
-            peer.group_key ^= (limit.as_millis() as u64 + 1) << LIMIT_SHIFT;
+            peer.group_key ^= key_of_limit(limit);
         }
         peer.options.idle_timeout = Some(idle);
         if purpose == Use::Tunnel {
@@ -286,6 +314,16 @@ fn template(terms: &Terms, tally: Arc<dyn Tally>) -> HttpPeer {
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
     options.tracer = Some(Tracer(Box::new(Tallied(tally))));
     peer
+}
+
+/// What a slot is in the number of its group.
+fn key_of_slot(slot: Option<u32>) -> u64 {
+    slot.map_or(OVERFLOW_GROUP, |slot| u64::from(slot) + 1)
+}
+
+/// What the function's own limit is in that number.
+fn key_of_limit(limit: Duration) -> u64 {
+    (limit.as_millis() as u64 + 1) << LIMIT_SHIFT
 }
 
 /// Equal terms of one route in one generation give equal groups; everything that Pingora's own hash leaves out is in it.

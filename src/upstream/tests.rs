@@ -178,6 +178,69 @@ async fn without_keepalive_no_two_requests_have_the_same_connection() {
     }
 }
 
+/// The keys of what can be closed now.
+fn closing(retired: &mut [Retired]) -> HashSet<u64> {
+    retired.iter_mut().flat_map(Retired::peers).map(|peer| peer.reuse_hash()).collect()
+}
+
+#[tokio::test]
+async fn what_is_retired_is_closed_as_it_is_given_back() {
+    let (_dir, resolver) = knows("").await;
+    let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
+    let leases: Vec<_> = (0..POOL).map(|_| upstream.lease().unwrap()).collect();
+    let keys: Vec<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
+    let mut leases = leases.into_iter();
+    let (in_use, cached) = (leases.next().unwrap(), leases.next().unwrap());
+    drop(leases);
+
+    let mut retired = upstream.retire();
+    assert_eq!(closing(&mut retired), keys[2..].iter().copied().collect());
+    assert!(!retired[0].is_over() && closing(&mut retired).is_empty());
+
+    drop(cached);
+    assert_eq!(closing(&mut retired), [keys[1]].into());
+    assert!(!retired[0].is_over());
+    // Before it was known when the function closes, and since.
+    in_use.hear_keep_alive(b"timeout=5");
+    let limited = key(&upstream, &in_use);
+    drop(in_use);
+    assert_eq!(closing(&mut retired), [keys[0], limited].into());
+    assert!(retired[0].is_over());
+}
+
+#[tokio::test]
+async fn what_is_retired_of_http2_is_looked_for_until_the_last_lease() {
+    let (_dir, resolver) = knows("").await;
+    let terms = Terms { protocol: Protocol::Http2, ..terms(&["127.0.0.1:80"]) };
+    let upstream = upstream("hello", terms, &resolver).await;
+    let lease = upstream.lease().unwrap();
+    let mut retired = upstream.retire();
+    let keys = HashSet::from([key(&upstream, &lease)]);
+    drop(upstream);
+    for is_over in [false, false] {
+        assert_eq!((closing(&mut retired), retired[0].is_over()), (keys.clone(), is_over));
+    }
+    drop(lease);
+    assert_eq!((closing(&mut retired), retired[0].is_over()), (keys.clone(), true));
+}
+
+#[tokio::test]
+async fn an_address_that_a_name_has_lost_is_retired_once() {
+    let (dir, resolver) = knows("127.0.0.1 fn.test\n").await;
+    let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
+    let old = key(&upstream, &upstream.lease().unwrap());
+    assert!(upstream.departed().is_empty());
+
+    std::fs::write(dir.path().join("hosts"), "127.0.0.2 fn.test\n").unwrap();
+    resolver.refresh();
+    while upstream.lease().unwrap().address() != SocketAddr::from(([127, 0, 0, 2], 80)) {
+        tokio::task::yield_now().await;
+    }
+
+    assert!(closing(&mut upstream.departed()).contains(&old));
+    assert!(upstream.departed().is_empty());
+}
+
 #[tokio::test]
 async fn requests_of_http2_share_a_connection() {
     let (_dir, resolver) = knows("").await;

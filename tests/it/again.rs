@@ -217,6 +217,39 @@ async fn an_action_is_tried_again_too() {
     assert_eq!(origin.accepted(), 2);
 }
 
+/// Each call of it is one more in the queue: who asks for it by GET does not make it repeatable.
+#[tokio::test]
+async fn a_queued_call_is_repeated_only_when_it_was_not_made() {
+    let policy = "retry: { attempts: 10, on: [ connect, reused, reset, timeout, 502, 503 ] }";
+    for (invocation, failure, calls, status) in [
+        ("event", "", 1, 502),
+        ("event", "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 1, 502),
+        ("request_response", "", 2, 200),
+    ] {
+        let origin = failing_first(1, failure).await;
+        let gateway = Gateway::start(&route_with(policy, &lambda(origin.addr(), invocation))).await;
+        let answer = gateway.get("/fn/x").await;
+        assert_eq!((origin.accepted(), answer.status()), (calls, status), "{invocation}: {}", answer.text());
+    }
+
+    let nobody = Refusing::new();
+    let addr = nobody.addr();
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 30s }", &lambda(addr, "event"))).await;
+    let (answer, origin) = tokio::join!(gateway.get("/fn/x"), async {
+        tried_again(&gateway, 1.0).await;
+        drop(nobody);
+        Origin::http1().reply(|_| Reply::new(202, "")).start_at(addr).await
+    });
+    assert_eq!((answer.status(), origin.requests().len()), (202, 1));
+}
+
+fn lambda(addr: std::net::SocketAddr, invocation: &str) -> String {
+    format!(
+        "aws_lambda: {{ function: hello, region: eu-west-1, endpoint: 'http://{addr}', invocation: {invocation}, \
+         authorization: {{ iam: {{ accesskey: AKID, secretkey: secret }} }} }}"
+    )
+}
+
 /// Waits until the missing function was looked for so often.
 async fn tried_again(gateway: &Gateway, times: f64) {
     eventually("the function to be looked for", PATIENCE, async || {

@@ -34,6 +34,8 @@ mod cli;
 mod demo;
 /// What the documentation says, held against the code.
 mod docs;
+/// Answers that come before the end of the request: consent to a body, refusals of one.
+mod early;
 /// Google's functions framework as a real function server.
 mod framework;
 /// What platforms say of a call, and what becomes of it.

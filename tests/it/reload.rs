@@ -2,6 +2,7 @@
 //! it was taken can be seen in four places.
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::harness::*;
 
@@ -219,6 +220,82 @@ async fn connections_of_other_terms_are_not_used_again() {
 }
 
 #[tokio::test]
+async fn idle_connections_of_other_terms_are_closed() {
+    let other = Origin::echo().await;
+    for (origin, target) in [
+        (Origin::echo().await, "openfunction: { function_uri: '$URL/', $KEYS }"),
+        (Origin::http1().reply(|_| Reply::json(&json!({}))).start().await, ACTION),
+        (Origin::http2().echo().start().await, "http: { url: '$URL/', http2: 'on', $KEYS }"),
+        (announcing().await, "http: { url: '$URL/', $KEYS }"),
+    ] {
+        let target = target.replace("$URL", &origin.url());
+        let kept = ("kept", "/kept", openfunction(&other, ""));
+        let yaml = |target: &str| routes(&[("fn", "/fn", target), (kept.0, kept.1, &kept.2)]);
+        let gateway = Gateway::start(&yaml(&target.replace("$KEYS", "timeout: 5000"))).await;
+        let before = other.accepted();
+        // Three at a time, so that more than one slot has a connection.
+        for _ in 0..2 {
+            futures_util::future::join_all((0..3).map(|_| gateway.get("/fn"))).await;
+        }
+        gateway.get("/kept").await;
+        assert!(origin.open() > 0, "{target}");
+
+        assert!(gateway.reload(&yaml(&target.replace("$KEYS", "timeout: 6000"))).await);
+        origin.settles_at(0).await;
+        assert_eq!(gateway.get("/fn").await.status(), 200, "{target}");
+        assert!(origin.open() > 0, "{target}");
+
+        assert!(gateway.reload(&routes(&[(kept.0, kept.1, &kept.2)])).await);
+        origin.settles_at(0).await;
+        gateway.get("/kept").await;
+        assert_eq!(other.accepted() - before, 1, "whose terms stay keeps its connection");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_in_use_is_closed_when_its_request_has_ended() {
+    for end in ["done", "cut"] {
+        let gate = Gate::closed();
+        let opening = gate.clone();
+        let origin = Origin::http1()
+            .script(move |mut exchange| {
+                let gate = opening.clone();
+                async move {
+                    exchange.start_chunked("text/plain").await;
+                    exchange.send_chunk("before\n").await;
+                    gate.passed().await;
+                    exchange.send_chunk("after\n").await;
+                    exchange.end_chunked().await;
+                }
+            })
+            .start()
+            .await;
+        let gateway = Gateway::start(&to(&origin, "one")).await;
+        let mut client = gateway.client().await;
+        client.start(&Request::get("/one")).await;
+        let head = client.head().await;
+        let mut body = client.body(&head, "GET");
+        body.until("before\n").await;
+
+        let removed = route("/other", &openfunction(&Origin::echo().await, ""));
+        assert!(gateway.reload(&removed).await);
+        assert_eq!(origin.open(), 1);
+        match end {
+            "done" => {
+                gate.open();
+                body.until("after\n").await;
+                assert_eq!(body.next().await, Piece::End);
+            }
+            _ => drop(client),
+        }
+
+        origin.settles_at(0).await;
+        assert_eq!(origin.accepted(), 1, "nothing was dialled for it");
+        assert_eq!(gateway.access_log(1).await.len(), 1, "nor written");
+    }
+}
+
+#[tokio::test]
 async fn limits_and_trust_change_with_the_routes() {
     let origin = Origin::echo().await;
     let gateway = Gateway::start(&to(&origin, "one")).await;
@@ -325,6 +402,14 @@ async fn whether_a_file_is_being_served_can_be_asked() {
     gateway.exit().await;
     assert!(running().await.code.is_some_and(|code| code != 0), "nobody serves anything any more");
 }
+
+/// Says when it closes idle connections, which puts them under another name in the pool.
+async fn announcing() -> Origin {
+    Origin::http1().reply(|_| Reply::new(200, "").header("Keep-Alive", "timeout=55")).start().await
+}
+
+const ACTION: &str =
+    "openwhisk: { api_host: '$URL', service_token: 'a:b', namespace: guest, action: test, $KEYS }";
 
 /// One route that carries its name as path.
 pub(crate) fn to(origin: &Origin, name: &str) -> String {

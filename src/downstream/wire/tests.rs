@@ -467,6 +467,59 @@ async fn refused_upgrade_stays_http() {
     }
 }
 
+const EXPECTING: &[u8] =
+    b"POST /two HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_waits_to_be_asked_for_has_time_until_then() {
+    let mut rig = rig();
+    rig.send(EXPECTING).await;
+    assert_eq!(rig.read_all(4096), EXPECTING);
+    let mut buf = [0; 64];
+    assert!(tokio::time::timeout(Duration::from_secs(300), rig.wire.read(&mut buf)).await.is_err());
+    now(rig.wire.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n")).unwrap().unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(300), rig.wire.read(&mut buf)).await.is_err());
+    now(rig.wire.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")).unwrap().unwrap();
+
+    let asked = Instant::now();
+    assert!(rig.wire.read(&mut buf).await.is_err());
+    assert_eq!(
+        (asked.elapsed().as_secs(), rig.wire.refusal().map(|refusal| refusal.status)),
+        (75, Some(408))
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_was_denied_is_not_waited_for_beyond_the_answer() {
+    let mut rig = rig();
+    rig.send(EXPECTING).await;
+    assert_eq!(rig.read_all(4096), EXPECTING);
+    now(rig.wire.write_all(b"HTTP/1.1 417 No\r\n\r\n")).unwrap().unwrap();
+    assert!(rig.read(64).is_none(), "the answer goes on");
+
+    rig.wire.answered();
+
+    assert!(rig.read(64).unwrap().is_err());
+    assert_eq!(rig.wire.refusal(), None);
+}
+
+#[tokio::test]
+async fn a_body_that_was_sent_unasked_is_read() {
+    for pieces in [vec![[EXPECTING, b"ab"].concat()], vec![EXPECTING.to_vec(), b"a".to_vec(), b"b".to_vec()]]
+    {
+        let mut rig = rig();
+        let mut read = Vec::new();
+        for piece in pieces {
+            rig.send(&piece).await;
+            read.extend(rig.read_all(4096));
+        }
+        now(rig.wire.write_all(b"HTTP/1.1 417 No\r\n\r\n")).unwrap().unwrap();
+        rig.wire.answered();
+        assert_eq!(read, [EXPECTING, b"ab"].concat());
+        assert!(rig.read(64).is_none(), "nothing is left to fail");
+    }
+}
+
 #[tokio::test]
 async fn small_writes_leave_together_and_large_ones_in_order() {
     let mut rig = rig();

@@ -1,7 +1,8 @@
 //! What Pingora writes, on its way to the client.
 //!
 //! Owns the gathering of small pieces, so that the head and the body of a small answer leave in one system call, and notices the
-//! answer that turns a connection into a tunnel. It holds nothing back beyond a flush.
+//! answers on which reading depends: the one that turns a connection into a tunnel, and the one that asks for a body. It holds
+//! nothing back beyond a flush.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use bytes::Buf;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::{HALF_CLOSE, INNER, NOT_TAKEN, Stage, Wire};
+use super::{HALF_CLOSE, INNER, NOT_TAKEN, Stage, Wire, Wish};
 use crate::downstream::pace::acknowledged;
 
 impl AsyncWrite for Wire {
@@ -25,7 +26,7 @@ impl AsyncWrite for Wire {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
-        if wire.upgrading
+        if matches!(wire.wish, Wish::Tunnel | Wish::Consent)
             && let Some(first) = pieces.iter().find(|piece| !piece.is_empty())
         {
             wire.note_answer(first);
@@ -78,15 +79,19 @@ impl AsyncWrite for Wire {
 }
 
 impl Wire {
-    /// Looks at each beginning of what Pingora writes until the final answer to an upgrade has begun. Pingora hands over a
-    /// head in one piece, so its first line is never cut.
+    /// Looks at each beginning of what Pingora writes until the client has got what it waits for, or the final answer has begun. Pingora
+    /// hands over a head in one piece, so its first line is never cut.
     fn note_answer(&mut self, bytes: &[u8]) {
-        if bytes.starts_with(b"HTTP/1.1 101 ") {
-            self.stage = Stage::Tunnel;
-            self.upgrading = false;
-        } else if !bytes.starts_with(b"HTTP/1.1 1") {
-            self.upgrading = false;
-        }
+        self.wish = match self.wish {
+            Wish::Tunnel if bytes.starts_with(b"HTTP/1.1 101 ") => {
+                self.stage = Stage::Tunnel;
+                Wish::Nothing
+            }
+            Wish::Consent if bytes.starts_with(b"HTTP/1.1 100 ") => Wish::Nothing,
+            wish if bytes.starts_with(b"HTTP/1.1 1") => wish,
+            Wish::Consent => Wish::Denied,
+            _ => Wish::Nothing,
+        };
     }
 
     /// Passes on what was written. Head and body of a small answer leave in one system call this way.

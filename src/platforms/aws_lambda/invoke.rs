@@ -63,6 +63,10 @@ impl Buffered for Invoke {
         CALL_ID
     }
 
+    fn queues(&self) -> bool {
+        self.invocation == Invocation::Event
+    }
+
     fn seal(
         &self,
         call: &Call<'_>,

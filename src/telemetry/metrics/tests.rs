@@ -239,3 +239,22 @@ fn parse(text: &str) -> Vec<Parsed> {
     }
     families
 }
+
+/// A counter in whole seconds moves in steps that no rate over less than minutes survives.
+#[test]
+fn time_of_the_cpu_is_told_in_parts_of_a_second() {
+    let own = || {
+        let stat = procfs::process::Process::myself().unwrap().stat().unwrap();
+        (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64
+    };
+    while !(0.1..0.9).contains(&own().fract()) {
+        std::hint::black_box((0..1000).sum::<u64>());
+    }
+    let metrics = Metrics::new();
+    let before = own();
+    let text = metrics.render();
+    let told = text.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total ")).unwrap();
+
+    let told: f64 = told.parse().unwrap();
+    assert!((before..=own()).contains(&told), "{told} after {before}");
+}

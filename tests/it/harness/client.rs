@@ -78,6 +78,11 @@ impl Client {
         let _ = within("the gateway to take bytes", self.wire.send(bytes.as_ref())).await;
     }
 
+    /// The same, and whether they were all taken.
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within("the gateway to take bytes", self.wire.send(bytes.as_ref())).await.is_ok()
+    }
+
     /// Ends the sending side only.
     pub(crate) async fn finish(&mut self) {
         self.wire.finish().await;
