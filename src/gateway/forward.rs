@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TE};
 use http::request::Parts as ReqParts;
 use http::response::Parts as RespParts;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr};
@@ -125,6 +125,16 @@ pub(super) fn forget_case(req: &mut RequestHeader) {
     // Another form of target than a path is remembered besides, and would be forgotten as well.
     if req.has_case() && req.raw_path().starts_with(b"/") {
         *req = take(req).into();
+    }
+}
+
+/// Tells a function of HTTP/2 that its client understands trailers, which gRPC asks for. It is the one thing that `TE` may say there
+/// (RFC 9113 section 8.2.2), and goes with the fields of the client's connection.
+pub(super) fn keep_trailers(asked: &RequestHeader, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    let are_understood = asked.version == Version::HTTP_2 && req.version == Version::HTTP_2;
+    match asked.headers.get(TE).filter(|_| are_understood) {
+        Some(te) => req.insert_header(TE, te.clone()).map_err(|_| GatewayError::Internal),
+        None => Ok(()),
     }
 }
 

@@ -43,7 +43,7 @@ use self::forward::Entrance;
 pub use self::leaving::Leaving;
 use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
-use crate::downstream::Wire;
+use crate::downstream::{Guard, Wire};
 use crate::error::GatewayError;
 use crate::platforms::{Streamed, Target, Verdict};
 use crate::policy::retry::Condition;
@@ -85,12 +85,12 @@ impl Gateway {
             return noted.clone();
         }
         if *error.esource() == ErrorSource::Downstream
-            && let Some(wire) = Wire::of(session.as_downstream())
+            && let Some(guard) = Guard::of(session.as_downstream())
         {
-            if let Some(refusal) = wire.refusal() {
+            if let Some(refusal) = guard.refusal() {
                 return fault::refused(refusal);
             }
-            if wire.has_expired() {
+            if guard.has_expired() {
                 return ctx.late(GatewayError::UpstreamTimeout);
             }
         }
@@ -441,9 +441,9 @@ impl Gateway {
 
 /// Waits for what the route's policy wants before the next attempt, for as long as the client is there.
 async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
+    if let Some(guard) = Guard::of(session.as_downstream()) {
         // What the last attempt had to keep is over.
-        wire.expire(None, None);
+        guard.expire(None, None);
     }
     exchange::attended(session, again::before(ctx)).await
 }
@@ -461,6 +461,7 @@ fn rewrite(session: &Session, req: &mut RequestHeader, ctx: &RequestCtx) -> Resu
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
     forward::announce(req, ctx, peer_address(session), entrance(session))?;
     target.rewrite_request(&ctx.call(session), req)?;
+    forward::keep_trailers(session.req_header(), req)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
     let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
     if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
@@ -484,8 +485,8 @@ fn has_begun(session: &Session) -> bool {
 
 /// Body bytes have passed, one way or the other.
 fn heard(session: &Session) {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
-        wire.heard();
+    if let Some(guard) = Guard::of(session.as_downstream()) {
+        guard.heard();
     }
 }
 
