@@ -305,10 +305,8 @@ async fn a_head_that_drips_is_not_waited_for() {
     );
 
     assert_eq!(good.unwrap().status(), 200);
-    let bad = bad.unwrap();
-    assert_eq!(bad.status(), 504);
-    let body = bad.into_body().collect().await.unwrap().to_bytes();
-    assert!(body.starts_with(br#"{"error":{"code":"upstream_timeout""#), "{body:?}");
+    let bad = Http2::read(bad.unwrap()).await;
+    assert_eq!((bad.status(), bad.code().as_str()), (504, "upstream_timeout"));
     dripping.settles_at(0).await;
     assert_eq!(client.call(Http2::get("https://localhost/good")).await.unwrap().status(), 200);
 }
@@ -328,8 +326,8 @@ async fn a_deadline_ends_an_answer_that_has_begun() {
 
     let answer = client.call(Http2::get("https://localhost/bad")).await.unwrap();
 
-    assert_eq!(answer.status(), 200);
-    assert!(within("the end of the answer", answer.into_body().collect()).await.is_err());
+    let answer = Http2::read(answer).await;
+    assert_eq!((answer.status(), answer.text().as_str(), answer.whole), (200, "some", false));
     let line = gateway.access_log(1).await.remove(0);
     assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), Some("deadline")), "{line}");
     stalling.settles_at(0).await;
@@ -412,10 +410,8 @@ async fn a_request_that_outlives_the_grace_is_told_so() {
 
     let (answer, ()) = tokio::join!(call, stop);
 
-    let answer = answer.unwrap();
-    assert_eq!(answer.status(), 503);
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
-    assert!(body.starts_with(br#"{"error":{"code":"draining""#), "{body:?}");
+    let answer = Http2::read(answer.unwrap()).await;
+    assert_eq!((answer.status(), answer.code().as_str()), (503, "draining"));
     client.ended().await;
     assert!(gateway.exit().await.success());
     assert_eq!(gateway.access_log(1).await[0]["reason"], "draining");
