@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
-use pingora::apps::HttpServerOptions;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
 use pingora::listeners::tls::Acceptor;
@@ -209,9 +208,6 @@ impl App {
 
 fn proxy(conf: &Arc<ServerConf>, gateway: Gateway, snapshot: &Snapshot) -> HttpProxy<Gateway> {
     let mut proxy = http_proxy(conf, gateway);
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(snapshot.settings.limits.idle_timeout);
-    proxy.server_options = Some(options);
     let limits = &snapshot.settings.limits;
     let mut http2 = default_h2_options();
     http2.max_concurrent_streams(limits.http2_streams);

@@ -130,7 +130,7 @@ pub(super) struct Limits {
     pub(super) header_count: Option<u16>,
     /// The largest head of a request, up to 256KiB (default 64KiB)
     pub(super) header_size: Option<Written>,
-    /// The most requests on one connection of HTTP/1, which is closed after them (default 10000)
+    /// The most requests on one connection of a client, which ends after them (default 10000)
     #[schemars(range(min = 1))]
     pub(super) requests_per_connection: Option<u32>,
     /// The least that a client sends or takes per second while it is waited for; 0 for any pace (default 500)

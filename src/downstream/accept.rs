@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use log::{debug, error};
-use pingora_core::apps::ServerApp;
+use pingora_core::apps::{HttpServerApp, ServerApp};
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{ALPN, GetSocketDigest, SocketDigest, Stream};
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::frames::Frames;
 use super::linger::linger;
 use super::wire::Wire;
-use super::{Refusal, Refused, RequestId, Terms, answer};
+use super::{Refusal, Refused, RequestId, Terms, answer, streams};
 
 /// What all listeners share: the application behind them, the terms, and the count.
 pub struct Front<A> {
@@ -43,7 +43,7 @@ pub struct Front<A> {
     reserve: RawFd,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Front<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
     /// Once `shutdown` says true, or its sender is gone, nothing more is accepted.
     pub fn new(app: Arc<A>, terms: Terms, shutdown: watch::Receiver<bool>) -> Arc<Self> {
         Arc::new(Self {
@@ -170,18 +170,17 @@ impl<A: ServerApp + Send + Sync + 'static> Front<A> {
                 None => return,
             },
         };
-        let mut stream: Stream = match inner.selected_alpn_proto() {
-            // It frames its messages itself, and its rules are enforced by the library that reads the frames.
-            Some(ALPN::H2) => Box::new(Frames::new(inner, client, terms, permit)),
-            _ => {
-                let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
-                // The proxy's own time-out for a first request begins when it gets the connection.
-                if !self.begins(&mut wire).await {
-                    return;
-                }
-                wire
-            }
-        };
+        // It frames its messages itself, and its rules are enforced by the library that reads the frames.
+        if inner.selected_alpn_proto() == Some(ALPN::H2) {
+            let frames = Box::new(Frames::new(inner, client, Arc::clone(&terms), permit));
+            return Box::pin(streams::serve(&self.app, frames, &terms, &self.shutdown, cut)).await;
+        }
+        let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
+        // The proxy's own time-out for a first request begins when it gets the connection.
+        if !self.begins(&mut wire).await {
+            return;
+        }
+        let mut stream: Stream = wire;
         while let Some(again) = self.app.process_new(stream, &self.shutdown).await {
             stream = again;
         }
@@ -216,7 +215,7 @@ fn reserve() -> RawFd {
 
 /// Waits for a change. It is polled along with every event of a connection, and each poll of the receiver's own future would take a
 /// lock that all connections share; so that one is polled when there is a waker it does not know, which a task changes once.
-async fn changed(receiver: watch::Receiver<()>) {
+pub(super) async fn changed<T>(receiver: watch::Receiver<T>) {
     let mut waiting = receiver.clone();
     let mut waiting = pin!(waiting.changed());
     let mut known: Option<Waker> = None;
@@ -320,14 +319,14 @@ impl Trouble {
 
 /// How many there are of something, and a signal when there are none.
 #[derive(Debug, Default)]
-struct Count {
+pub(super) struct Count {
     now: AtomicUsize,
     none: Notify,
 }
 
 impl Count {
     /// One more, unless that would be more than `limit`.
-    fn enter(this: &Arc<Self>, limit: usize) -> Option<Permit> {
+    pub(super) fn enter(this: &Arc<Self>, limit: usize) -> Option<Permit> {
         let one_more = |now| (now < limit).then_some(now + 1);
         this.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         Some(Permit(Arc::clone(this)))
@@ -337,7 +336,7 @@ impl Count {
         self.now.load(Ordering::Acquire)
     }
 
-    async fn none(&self) {
+    pub(super) async fn none(&self) {
         loop {
             let mut none = pin!(self.none.notified());
             none.as_mut().enable();
@@ -374,7 +373,7 @@ const OVERLOADED: Refusal =
 /// How many refused clients may be told so at a time.
 const TURNED_AWAY_LIMIT: usize = 64;
 /// How long a request may take to end that was cut.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a connection on which nothing happens is kept while the process ends, for what a client may just be sending.
 pub const FAREWELL: Duration = Duration::from_secs(1);
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);

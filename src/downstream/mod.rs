@@ -1,8 +1,9 @@
 //! Everything between the accepted socket and Pingora's HTTP session.
 //!
 //! Owns the accept loop (`accept`), the guard that sits on each HTTP/1 connection (`wire`) and what it demands of a request's
-//! bytes (`head`, `chunked`), and the one on each HTTP/2 connection (`frames`). Rule: refuse, never repair. What gets through is passed on byte for byte. It knows no route and
-//! no platform, and never decides anything that a filter of the proxy can decide.
+//! bytes (`head`, `chunked`), the one on each HTTP/2 connection (`frames`) and the one on each request there (`strand`). Rule:
+//! refuse, never repair. What gets through is passed on byte for byte. It knows no route and no platform, and never decides
+//! anything that a filter of the proxy can decide.
 
 mod accept;
 mod alarm;
@@ -11,10 +12,14 @@ mod chunked;
 mod ends;
 mod frames;
 mod grammar;
+mod guard;
 mod head;
 mod identity;
 mod linger;
 mod pace;
+mod patience;
+mod strand;
+mod streams;
 mod wire;
 
 use std::net::SocketAddr;
@@ -26,6 +31,7 @@ pub use answer::RequestId;
 pub use chunked::{Progress, Scanner};
 pub use ends::{Ends, address_value};
 pub use grammar::authority_is_valid;
+pub use guard::Guard;
 pub use head::{Framing, Head, HeadLimits, check, check_http2};
 pub use wire::Wire;
 
@@ -39,7 +45,7 @@ pub struct Terms {
     pub idle_timeout: Duration,
     /// Open connections over all listeners.
     pub connections: usize,
-    /// After this many, a connection of HTTP/1 is closed.
+    /// After this many, a connection ends.
     pub requests_per_connection: u32,
     /// The least a client sends or takes while it is waited for, in bytes per second; 0 is any pace.
     pub min_rate: u64,
@@ -79,3 +85,8 @@ pub struct Refusal {
     pub code: &'static str,
     pub reason: &'static str,
 }
+
+/// Where the rest of a body does not come.
+const BODY_STALLED: Refusal =
+    Refusal { status: 408, code: "request_timeout", reason: "The body took too long to arrive." };
+const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "The gateway is shutting down." };

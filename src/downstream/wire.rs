@@ -12,7 +12,6 @@
 //! `request_done` comes from the proxy's `logging` hook: Pingora reads the connection while it answers, to notice a client
 //! that leaves, and nothing in those reads tells them from the wait for the next request.
 
-mod patience;
 mod writing;
 
 use std::fmt;
@@ -33,7 +32,6 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::patience::Patience;
 use super::accept::Permit;
 use super::alarm::Alarm;
 use super::chunked::Scanner;
@@ -41,7 +39,8 @@ use super::head::{self, Framing, Head, HeadLimits, Search};
 use super::identity::identify;
 use super::linger::linger;
 use super::pace::{Download, Upload};
-use super::{Ends, Refusal, Refused, RequestId, Terms, answer};
+use super::patience::Patience;
+use super::{BODY_STALLED, DRAINING, Ends, Refusal, Refused, RequestId, Terms, answer};
 
 /// A connection as Pingora sees it.
 pub struct Wire {
@@ -71,7 +70,6 @@ pub struct Wire {
     done: AtomicU64,
     /// With the function.
     patience: Patience,
-    expired: bool,
     /// Changes when the process has waited long enough for its last requests.
     cut: watch::Receiver<()>,
     cut_off: bool,
@@ -147,7 +145,6 @@ impl Wire {
             gone: false,
             done: AtomicU64::new(0),
             patience: Patience::new(born),
-            expired: false,
             cut,
             cut_off: false,
             born,
@@ -194,11 +191,11 @@ impl Wire {
         self.done.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
-    /// Ends the wait for the function, by a failed read, at this time or after this silence. For HTTP/1 this takes the place of
-    /// Pingora's own time-outs, each of which is a timer set anew for every request: it watches the client for as long as it waits
-    /// for the function, and whoever waits here has an alarm already.
-    pub fn expire(&self, at: Option<Instant>, silence: Option<Duration>) {
-        self.patience.set(at, silence);
+    /// How long the function is waited for; when that is over, a read fails. For HTTP/1 this takes the place of Pingora's own
+    /// time-outs, each of which is a timer set anew for every request: it watches the client for as long as it waits for the
+    /// function, and whoever waits here has an alarm already.
+    pub(super) fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     /// The function's answer is complete and about to be written: whatever becomes of the rest of the body, the request did not fail. A
@@ -210,16 +207,6 @@ impl Wire {
 
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
-    }
-
-    /// The function has said something, or was told something, so that its silence begins anew.
-    pub fn heard(&self) {
-        self.patience.heard();
-    }
-
-    /// Whether a read failed because that time had come.
-    pub fn has_expired(&self) -> bool {
-        self.expired
     }
 
     /// Why the client was not waited for any longer, when that is the cause of a failed read or write.
@@ -446,9 +433,7 @@ impl Wire {
         if let Poll::Ready(cut) = self.poll_cut() {
             return Poll::Ready(cut);
         }
-        let Some(end) = self.patience.end() else { return Poll::Pending };
-        ready!(self.alarm.poll(cx, end));
-        self.expired = true;
+        ready!(self.patience.poll(cx, &mut self.alarm));
         self.stage = Stage::Closed;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -598,11 +583,8 @@ impl fmt::Debug for Wire {
 const INNER: &str = "the inner stream is taken only by drop";
 const TOO_SLOW: Refusal =
     Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
-const BODY_STALLED: Refusal =
-    Refusal { status: 408, code: "request_timeout", reason: "The body took too long to arrive." };
 const NOT_TAKEN: Refusal =
     Refusal { status: 408, code: "client_slow", reason: "The answer was not taken in time." };
-const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "The gateway is shutting down." };
 const HOLD_STEP: usize = 4 * 1024;
 /// How long nothing may be there for a client that closed its side until it is taken to have left. Longer than tools wait that send,
 /// half-close and read.

@@ -14,7 +14,7 @@ use pingora::proxy::Session;
 use super::ctx::{Attempts, RequestCtx};
 use super::exchange::attended;
 use super::fault;
-use crate::downstream::Wire;
+use crate::downstream::Guard;
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::{Readiness, Streamed, Target};
@@ -98,9 +98,9 @@ impl Repeat {
 
 /// As [`before`], for as long as the client is there.
 pub(super) async fn wait_for_turn(session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
+    if let Some(guard) = Guard::of(session.as_downstream()) {
         // What the last attempt had to keep is over.
-        wire.expire(None, None);
+        guard.expire(None, None);
     }
     attended(session, before(ctx)).await
 }

@@ -2,50 +2,61 @@
 
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use super::body::Body;
 use super::ctx::RequestCtx;
 use super::purpose;
-use crate::downstream::Wire;
+use crate::downstream::Guard;
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::{Streamed, StreamedTarget, Target, Verdict};
 use crate::policy::retry::Condition;
 use crate::upstream::{Protocol, Use};
 
-/// The wire that bounds the function's silence as well, in the place of a timer of Pingora's for each read: the one of a client that
-/// waits for an answer over HTTP/1 as the function gives it. Connections of HTTP/2 and tunnels are not its business, nor is an attempt
-/// after whose silence there may be another one: what the wire ends is over.
-pub(super) fn listener<'a>(session: &'a Session, function: &Function, purpose: Use) -> Option<&'a Wire> {
+/// The guard that bounds the function's silence as well, in the place of a timer of Pingora's for each read: the one of a client that
+/// waits for an answer as the function gives it over HTTP/1. Functions of HTTP/2 and tunnels are not its business, nor is an attempt
+/// after whose silence there may be another one: what the guard ends is over.
+pub(super) fn listener<'a>(session: &'a Session, function: &Function, purpose: Use) -> Option<Guard<'a>> {
     let is_plain = purpose == Use::Exchange
         && function.upstream.terms().protocol == Protocol::Http1
         && !function.policy.tries_again_on(Condition::Timeout);
-    if is_plain { Wire::of(session.as_downstream()) } else { None }
+    if is_plain { Guard::of(session.as_downstream()) } else { None }
 }
 
 /// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
 /// sending, so does this one.
 pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
-    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
+    let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
     if purpose(session) == Use::Tunnel {
         return;
+    }
+    if function.upstream.terms().protocol == Protocol::Http2 && is_grpc(session.req_header()) {
+        guard.converse();
     }
     let timeout = function.upstream.terms().timeout;
     let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
     // Where Pingora's own time-out counts as well, it names the plain case.
     let breath = if listener(session, function, Use::Exchange).is_some() { Duration::ZERO } else { BREATH };
-    wire.expire(Some(tokio::time::Instant::from_std(from) + left + breath), None);
+    guard.expire(Some(tokio::time::Instant::from_std(from) + left + breath), None);
 }
 
 /// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
 pub(super) fn expect_end(session: &Session, ctx: &RequestCtx) {
-    let (Some(wire), Some(function)) = (Wire::of(session.as_downstream()), ctx.function()) else { return };
+    let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
+    guard.converse();
     let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
     let silence = listener(session, function, purpose(session)).map(|_| function.upstream.terms().timeout);
-    wire.expire(left.map(|left| tokio::time::Instant::now() + left), silence);
+    guard.expire(left.map(|left| tokio::time::Instant::now() + left), silence);
+}
+
+/// Its calls are open on both sides for as long as they last, and the client may be the one who speaks seldom.
+fn is_grpc(asked: &RequestHeader) -> bool {
+    let kind = asked.headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    kind.starts_with(b"application/grpc")
 }
 
 /// What Pingora takes from a function, but a client should not get.

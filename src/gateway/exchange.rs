@@ -21,7 +21,7 @@ use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
 use super::{Gateway, fault, forward, reply};
-use crate::downstream::Wire;
+use crate::downstream::Guard;
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::{Buffered, BufferedTarget, Reply, Seal, Target};
@@ -104,12 +104,9 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
         downstream.write_continue_response().await.map_err(|_| GatewayError::ClientGone)?;
         downstream.set_close_on_response_before_downstream_finish(true);
     }
-    // HTTP/2 has no time-out of its own for a body that stalls.
-    let silence = ctx.snapshot.settings.limits.idle_timeout;
     let mut body = BytesMut::new();
     loop {
-        let piece = tokio::time::timeout(silence, session.read_request_body()).await;
-        match piece.map_err(|_| GatewayError::RequestTimeout)? {
+        match session.read_request_body().await {
             Ok(Some(bytes)) => {
                 ctx.body_in += bytes.len() as u64;
                 if body.len() + bytes.len() > limit {
@@ -120,7 +117,7 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
             Ok(None) => return Ok(body.freeze()),
             Err(mut e) => {
                 e.as_down();
-                let refusal = Wire::of(session.as_downstream()).and_then(Wire::refusal);
+                let refusal = Guard::of(session.as_downstream()).and_then(|guard| guard.refusal());
                 return Err(refusal.map_or_else(|| fault::reason(&e), fault::refused));
             }
         }
@@ -166,7 +163,7 @@ async fn client_leaves(session: &mut Session) -> GatewayError {
 
 /// Why the client's connection failed.
 fn client_fault(session: &Session) -> GatewayError {
-    let refusal = Wire::of(session.as_downstream()).and_then(Wire::refusal);
+    let refusal = Guard::of(session.as_downstream()).and_then(|guard| guard.refusal());
     refusal.map_or(GatewayError::ClientGone, fault::refused)
 }
 

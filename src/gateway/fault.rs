@@ -5,7 +5,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::ctx::RequestCtx;
-use crate::downstream::{Refusal, Wire};
+use crate::downstream::{Guard, Refusal};
 use crate::error::GatewayError;
 
 /// An error of ours on its way through Pingora; the context holds the reason itself.
@@ -33,12 +33,12 @@ pub(super) fn explain(session: &Session, error: &Error, ctx: &RequestCtx) -> Gat
         return noted.clone();
     }
     if *error.esource() == ErrorSource::Downstream
-        && let Some(wire) = Wire::of(session.as_downstream())
+        && let Some(guard) = Guard::of(session.as_downstream())
     {
-        if let Some(refusal) = wire.refusal() {
+        if let Some(refusal) = guard.refusal() {
             return refused(refusal);
         }
-        if wire.has_expired() {
+        if guard.has_expired() {
             return ctx.late(GatewayError::UpstreamTimeout);
         }
     }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TE, TRANSFER_ENCODING};
 use http::request::Parts as ReqParts;
 use http::response::Parts as RespParts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -141,6 +141,18 @@ pub fn forget_case(req: &mut RequestHeader) {
     }
 }
 
+/// Tells a function of HTTP/2 that its client understands trailers, which gRPC asks for. It is the one thing that `TE` may say there
+/// (RFC 9113 section 8.2.2), and goes with the fields of the client's connection.
+pub(super) fn keep_trailers(asked: &RequestHeader, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    if asked.version == Version::HTTP_2
+        && req.version == Version::HTTP_2
+        && let Some(te) = asked.headers.get(TE)
+    {
+        req.insert_header(TE, te.clone()).map_err(|_| GatewayError::Internal)?;
+    }
+    Ok(())
+}
+
 fn take(req: &mut RequestHeader) -> ReqParts {
     let placeholder = RequestHeader::from(http::Request::new(()).into_parts().0);
     std::mem::replace(req, placeholder).into()
@@ -157,8 +169,9 @@ pub(super) fn rewrite(
     announce(req, ctx.asker(session))?;
     target.rewrite_request(&ctx.call(session), req)?;
     refuse_look_alikes(&req.headers)?;
+    keep_trailers(session.req_header(), req)?;
     // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
-    let may_say_close = req.version != http::Version::HTTP_2 && purpose(session) == Use::Exchange;
+    let may_say_close = req.version != Version::HTTP_2 && purpose(session) == Use::Exchange;
     if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
         let close = HeaderValue::from_static("close");
         req.insert_header(CONNECTION, close).map_err(|_| GatewayError::Internal)?;
@@ -249,7 +262,7 @@ pub fn adopt(resp: &mut ResponseHeader, request_id: &str) -> pingora::Result<()>
         parts.headers.remove(TRANSFER_ENCODING);
     }
     // An intermediary speaks for itself (RFC 9112 section 2.3), whatever version the function knows.
-    parts.version = http::Version::HTTP_11;
+    parts.version = Version::HTTP_11;
     if !parts.status.is_informational() {
         let id = HeaderValue::from_str(request_id).or_err(ErrorType::InvalidHTTPHeader, "request id")?;
         parts.headers.insert(X_REQUEST_ID, id);

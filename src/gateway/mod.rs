@@ -43,7 +43,7 @@ use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
 use self::sweep::Errand;
 pub use self::sweep::Sweeper;
-use crate::downstream::Wire;
+use crate::downstream::{Guard, Wire};
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::Target;
@@ -441,15 +441,15 @@ fn has_begun(session: &Session) -> bool {
 /// While the client is still sending, it is the client that is waited for, by the wire's own measure: of the function's times only
 /// the call's deadline counts.
 fn expect_body(session: &Session, ctx: &RequestCtx) {
-    let Some(wire) = Wire::of(session.as_downstream()) else { return };
+    let Some(guard) = Guard::of(session.as_downstream()) else { return };
     let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
-    wire.expire(left.map(|left| tokio::time::Instant::now() + left), None);
+    guard.expire(left.map(|left| tokio::time::Instant::now() + left), None);
 }
 
 /// Body bytes have passed, one way or the other.
 fn heard(session: &Session) {
-    if let Some(wire) = Wire::of(session.as_downstream()) {
-        wire.heard();
+    if let Some(guard) = Guard::of(session.as_downstream()) {
+        guard.heard();
     }
 }
 

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Empty};
@@ -109,6 +110,31 @@ async fn trailers_of_a_request_end_it_and_go_no_further() {
     assert_eq!(body.to_bytes(), "one");
 }
 
+#[tokio::test]
+async fn a_client_may_be_silent_for_as_long_as_the_function_bears_it() {
+    let mut setting = Setting::with("limits: { idle_timeout: 1s }\n").await;
+    // Before the head of the answer, which comes after the last message, and after it.
+    for path in ["/echo.Echo/Gather", "/echo.Echo/Chat"] {
+        let (messages, body) = frames();
+        let client = async {
+            for message in ["one", "two"] {
+                messages.send(Frame::data(message.into())).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            drop(messages);
+        };
+
+        let answer = async {
+            let answer = setting.call(path, body).await;
+            within("the answer", answer.into_body().collect()).await.unwrap()
+        };
+        let (answer, ()) = tokio::join!(answer, client);
+
+        assert_eq!(status_of(answer.trailers()), Some("0"), "{path}");
+        assert_eq!(answer.to_bytes(), "onetwo", "{path}");
+    }
+}
+
 /// A gateway with one route, to a Knative service that speaks gRPC, and a client.
 struct Setting {
     gateway: Gateway,
@@ -119,12 +145,18 @@ struct Setting {
 
 impl Setting {
     async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// The same with these settings before the route.
+    async fn with(settings: &str) -> Self {
         let (service, seen, ended) = service().await;
         let ca = Ca::new();
         let target = format!(
             "knative: {{ service: hello, domain: example.com, address: '{service}', http2: on, timeout: 10s }}"
         );
-        let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/*", &target)).await;
+        let yaml = format!("{settings}{}", route("/*", &target));
+        let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
         let stream = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
         let (client, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -148,7 +180,7 @@ impl Setting {
     }
 }
 
-/// A service of HTTP/2 by prior knowledge. `Chat` sends back each message as it comes, `Missing` fails at once. Its address, the heads
+/// A service of HTTP/2 by prior knowledge. `Chat` sends back each message as it comes, `Gather` all at the end, `Missing` fails at once. Its address, the heads
 /// it gets, and a word for each `Chat` that the client did not let end.
 async fn service() -> (SocketAddr, mpsc::Receiver<Parts>, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -165,6 +197,13 @@ async fn service() -> (SocketAddr, mpsc::Receiver<Parts>, mpsc::Receiver<()>) {
                     let head = hyper::Response::builder().header("content-type", "application/grpc");
                     let answer = match parts.uri.path() {
                         "/echo.Echo/Chat" => head.body(Either::Left(chat(body, cancelled))),
+                        "/echo.Echo/Gather" => {
+                            let gathered = body.collect().await.unwrap().to_bytes();
+                            let (messages, answer) = frames();
+                            messages.send(Frame::data(gathered)).await.unwrap();
+                            messages.send(good_end()).await.unwrap();
+                            head.body(Either::Left(answer))
+                        }
                         _ => head
                             .header("grpc-status", "5")
                             .header("grpc-message", "no%20such%20thing")
@@ -194,10 +233,13 @@ fn chat(mut body: Incoming, cancelled: mpsc::Sender<()>) -> Frames {
                 Err(_) => return cancelled.send(()).await.unwrap(),
             }
         }
-        let status = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
-        messages.send(Frame::trailers(status)).await.unwrap();
+        messages.send(good_end()).await.unwrap();
     });
     answer
+}
+
+fn good_end() -> Frame<Bytes> {
+    Frame::trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]))
 }
 
 /// A body whose frames a test sends when it likes.

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -241,7 +243,7 @@ async fn an_upload_that_stalls_is_given_up() {
     let origin = Origin::echo().await;
     let ca = Ca::new();
     let yaml = routes(&[
-        ("streamed", "/streamed", &format!("http: {{ url: '{}/', timeout: 1s }}", origin.url())),
+        ("streamed", "/streamed", &format!("http: {{ url: '{}/' }}", origin.url())),
         (
             "buffered",
             "/buffered",
@@ -254,7 +256,7 @@ async fn an_upload_that_stalls_is_given_up() {
     let leaf = ca.leaf(&["localhost"]);
     let gateway = Gateway::start_tls(&leaf, &format!("limits: {{ idle_timeout: 1s }}\n{yaml}")).await;
 
-    for (path, status) in [("/streamed", 504), ("/buffered", 408)] {
+    for path in ["/streamed", "/buffered"] {
         let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
         client.write_all(&preface()).await.unwrap();
         let fields: &[(&str, &[u8])] = &[
@@ -267,8 +269,167 @@ async fn an_upload_that_stalls_is_given_up() {
         open[4] &= !1; // Without END_STREAM.
         client.write_all(&open).await.unwrap();
         let line = &gateway.access_log(if path == "/streamed" { 1 } else { 2 }).await;
-        assert_eq!(line.last().unwrap()["status"], status, "{line:?}");
+        assert_eq!(line.last().unwrap()["status"], 408, "{line:?}");
+        assert_eq!(line.last().unwrap()["reason"], "request_timeout", "{line:?}");
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_drips_is_given_up() {
+    let (gateway, _origin, ca) = limited("limits: { min_rate: 1KiB }\n").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    let fields: &[(&str, &[u8])] =
+        &[(":method", b"POST"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/fn")];
+    let mut open = headers(1, fields);
+    open[4] &= !1; // Without END_STREAM.
+    client.write_all(&[preface(), open].concat()).await.unwrap();
+
+    // Never silent for longer than a twentieth of a second.
+    let drip = async {
+        while client.write_all(&frame(DATA, 0, 1, b"x")).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = drip => {}
+        () = gateway.counts("fngate_failures_total", &[("code", "request_timeout")], 1.0) => {}
+    }
+
+    let line = gateway.access_log(1).await.remove(0);
+    assert_eq!(line["status"], 408, "{line}");
+    assert!(line["dur_ms"].as_f64().unwrap() >= 5000.0, "{line}");
+}
+
+#[tokio::test]
+async fn a_head_that_drips_is_not_waited_for() {
+    let dripping = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.send("HTTP/1.1 200 OK\r\nX-Drip: ").await;
+            while !exchange.closing() {
+                exchange.send("x").await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .start()
+        .await;
+    let (gateway, _good, ca) = beside(&dripping, "timeout: 1s").await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let (bad, good) = tokio::join!(
+        client.call(Http2::get("https://localhost/bad")),
+        client.call(Http2::get("https://localhost/good")),
+    );
+
+    assert_eq!(good.unwrap().status(), 200);
+    let bad = Http2::read(bad.unwrap()).await;
+    assert_eq!((bad.status(), bad.code().as_str()), (504, "upstream_timeout"));
+    dripping.settles_at(0).await;
+    assert_eq!(client.call(Http2::get("https://localhost/good")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_an_answer_that_has_begun() {
+    let stalling = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            exchange.send_chunk("some").await;
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
+    let (gateway, _good, ca) = beside(&stalling, "timeout: 60s, deadline: 1s").await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    let answer = client.call(Http2::get("https://localhost/bad")).await.unwrap();
+
+    let answer = Http2::read(answer).await;
+    assert_eq!((answer.status(), answer.text().as_str(), answer.whole), (200, "some", false));
+    let line = gateway.access_log(1).await.remove(0);
+    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), Some("deadline")), "{line}");
+    stalling.settles_at(0).await;
+    assert_eq!(client.call(Http2::get("https://localhost/good")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn silence_in_a_body_ends_it() {
+    let stalling = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.start_chunked("text/plain").await;
+            // Four times the time-out in all.
+            for _ in 0..40 {
+                exchange.send_chunk("some").await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            exchange.peer_closed().await;
+        })
+        .start()
+        .await;
+    let (gateway, _good, ca) = beside(&stalling, "timeout: 1s").await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    let mut body = client.call(Http2::get("https://localhost/bad")).await.unwrap().into_body();
+
+    let mut pieces = 0;
+    while within("a piece", body.frame()).await.unwrap().is_ok() {
+        pieces += 1;
+    }
+    assert!(pieces >= 40, "{pieces}");
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "upstream_timeout");
+}
+
+#[tokio::test]
+async fn a_connection_that_has_brought_its_requests_ends_with_them() {
+    let (origin, gate) = held().await;
+    let ca = Ca::new();
+    let other = Origin::echo().await;
+    let yaml = routes(&[
+        ("held", "/held", &format!("http: {{ url: '{}/' }}", origin.url())),
+        ("good", "/good", &format!("http: {{ url: '{}/' }}", other.url())),
+    ]);
+    let yaml = format!("limits: {{ requests_per_connection: 3 }}\n{yaml}");
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
+    let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let last = client.call(Http2::get("https://localhost/held"));
+    let others = async {
+        for _ in 0..2 {
+            assert_eq!(client.call(Http2::get("https://localhost/good")).await.unwrap().status(), 200);
+        }
+        origin.request(0).await;
+        // The client has been told, and opens no further stream.
+        eventually("the end of new requests", PATIENCE, async || {
+            client.call(Http2::get("https://localhost/good")).await.is_err().then_some(())
+        })
+        .await;
+        gate.open();
+    };
+
+    let (last, ()) = tokio::join!(last, others);
+
+    let body = last.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "done");
+    client.ended().await;
+}
+
+#[tokio::test]
+async fn a_request_that_outlives_the_grace_is_told_so() {
+    let (origin, _gate) = held().await;
+    let ca = Ca::new();
+    let target = format!("http: {{ url: '{}/', timeout: 60s }}", origin.url());
+    let yaml = format!("shutdown_grace: 1s\n{}", route("/fn", &target));
+    let mut gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
+    let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let call = client.call(Http2::get("https://localhost/fn"));
+    let stop = async {
+        origin.request(0).await;
+        gateway.signal(Signal::SIGTERM);
+    };
+
+    let (answer, ()) = tokio::join!(call, stop);
+
+    let answer = Http2::read(answer.unwrap()).await;
+    assert_eq!((answer.status(), answer.code().as_str()), (503, "draining"));
+    client.ended().await;
+    assert!(gateway.exit().await.success());
+    assert_eq!(gateway.access_log(1).await[0]["reason"], "draining");
 }
 
 #[tokio::test]
@@ -508,6 +669,36 @@ async fn limited(settings: &str) -> (Gateway, Origin, Ca) {
 
 /// END_STREAM and END_HEADERS.
 const END_OF_ALL: u8 = 0x5;
+/// A function on `/bad`, and an echoing one on `/good`.
+async fn beside(bad: &Origin, more: &str) -> (Gateway, Origin, Ca) {
+    let ca = Ca::new();
+    let good = Origin::echo().await;
+    let yaml = routes(&[
+        ("bad", "/bad", &format!("http: {{ url: '{}/', {more} }}", bad.url())),
+        ("good", "/good", &format!("http: {{ url: '{}/' }}", good.url())),
+    ]);
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
+    (gateway, good, ca)
+}
+
+/// A function that answers once the gate is open.
+async fn held() -> (Origin, Gate) {
+    let gate = Gate::closed();
+    let passing = gate.clone();
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let gate = passing.clone();
+            async move {
+                gate.passed().await;
+                exchange.answer(Reply::text(200, "done")).await;
+            }
+        })
+        .start()
+        .await;
+    (origin, gate)
+}
+
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;

@@ -3,6 +3,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::apps::ReusedHttpStream;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
@@ -316,17 +318,19 @@ async fn slow_head_is_408_and_idle_connection_is_closed() {
     assert_eq!(gateway.codes(), ["request_timeout"]);
 }
 
-/// Counts what it is given, and reads it to its end.
+/// Counts what it is given, and reads its head.
 #[derive(Default)]
 struct Reader(AtomicUsize);
 
 #[async_trait]
-impl ServerApp for Reader {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, _: &watch::Receiver<bool>) -> Option<Stream> {
+impl HttpServerApp for Reader {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        _: &watch::Receiver<bool>,
+    ) -> Option<ReusedHttpStream> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        let mut head = vec![0; get("/").len()];
-        stream.read_exact(&mut head).await.unwrap();
-        assert_eq!(head, get("/").as_bytes());
+        assert!(session.read_request().await.unwrap());
         None
     }
 }

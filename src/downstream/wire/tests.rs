@@ -353,11 +353,11 @@ async fn function_that_takes_too_long_ends_the_wait() {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
-    rig.wire.expire(Some(Instant::now() + Duration::from_millis(300)), None);
+    rig.wire.patience().set(Some(Instant::now() + Duration::from_millis(300)), None);
     assert!(rig.read(1).is_none());
     tokio::time::sleep(Duration::from_millis(301)).await;
     assert_eq!(rig.read(1).unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
-    assert!(rig.wire.has_expired());
+    assert!(rig.wire.patience().has_expired());
 }
 
 #[tokio::test(start_paused = true)]
@@ -365,12 +365,12 @@ async fn expiry_that_was_called_off_is_forgotten() {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
-    rig.wire.expire(Some(Instant::now() + Duration::from_millis(300)), None);
+    rig.wire.patience().set(Some(Instant::now() + Duration::from_millis(300)), None);
     assert!(rig.read(1).is_none());
-    rig.wire.expire(None, None);
+    rig.wire.patience().set(None, None);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(rig.read(1).is_none());
-    assert!(!rig.wire.has_expired());
+    assert!(!rig.wire.patience().has_expired());
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,19 +378,19 @@ async fn silence_ends_the_wait_and_begins_anew_with_what_is_heard() {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
-    rig.wire.expire(None, Some(Duration::from_millis(300)));
+    rig.wire.patience().set(None, Some(Duration::from_millis(300)));
     // Nobody waits, so nothing is measured: the client may take its time with what the function has said.
     tokio::time::sleep(Duration::from_secs(10)).await;
     for _ in 0..3 {
         assert!(rig.read(1).is_none());
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(rig.read(1).is_none());
-        rig.wire.heard();
+        rig.wire.patience().heard();
     }
     assert!(rig.read(1).is_none());
     tokio::time::sleep(Duration::from_millis(301)).await;
     assert_eq!(rig.read(1).unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
-    assert!(rig.wire.has_expired());
+    assert!(rig.wire.patience().has_expired());
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,11 +398,13 @@ async fn deadline_holds_whatever_is_heard() {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
-    rig.wire.expire(Some(Instant::now() + Duration::from_millis(500)), Some(Duration::from_millis(300)));
+    rig.wire
+        .patience()
+        .set(Some(Instant::now() + Duration::from_millis(500)), Some(Duration::from_millis(300)));
     assert!(rig.read(1).is_none());
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        rig.wire.heard();
+        rig.wire.patience().heard();
         assert!(rig.read(1).is_none());
     }
     tokio::time::sleep(Duration::from_millis(101)).await;

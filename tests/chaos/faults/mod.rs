@@ -3,8 +3,10 @@
 mod clients;
 mod functions;
 mod gateway;
+mod http2;
 mod misdeeds;
 mod network;
+mod tls;
 
 use futures_util::future::LocalBoxFuture;
 
@@ -12,6 +14,8 @@ use crate::stage::{Findings, Impossible, Pace};
 
 pub(crate) struct Fault {
     pub(crate) name: &'static str,
+    /// Left out where there is little time.
+    pub(crate) is_long: bool,
     pub(crate) run: Box<dyn Fn(Pace) -> LocalBoxFuture<'static, Outcome>>,
 }
 
@@ -22,11 +26,19 @@ impl Fault {
     where
         F: Future<Output = Outcome> + 'static,
     {
-        Fault { name, run: Box::new(move |pace| Box::pin(run(pace))) }
+        Fault { name, is_long: false, run: Box::new(move |pace| Box::pin(run(pace))) }
+    }
+
+    fn long<F>(name: &'static str, run: impl Fn(Pace) -> F + 'static) -> Self
+    where
+        F: Future<Output = Outcome> + 'static,
+    {
+        Fault { is_long: true, ..Self::new(name, run) }
     }
 }
 
 pub(crate) fn all() -> Vec<Fault> {
-    let kinds = [misdeeds::all(), functions::all(), network::all(), clients::all(), gateway::all()];
-    kinds.into_iter().flatten().collect()
+    let functions = [misdeeds::all(), functions::all(), network::all(), tls::all()];
+    let clients = [http2::all(), clients::all(), gateway::all()];
+    functions.into_iter().chain(clients).flatten().collect()
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Deserialize;
@@ -311,6 +311,26 @@ impl Http2 {
         request: hyper::Request<Full<Bytes>>,
     ) -> hyper::Result<hyper::Response<Incoming>> {
         within("an HTTP/2 answer", self.sender.clone().send_request(request)).await
+    }
+
+    /// An answer to its end, be it a good one or not.
+    pub(crate) async fn read(answer: hyper::Response<Incoming>) -> Response {
+        let (head, mut pieces) = answer.into_parts();
+        let text =
+            |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let head = Head { first_line: format!("HTTP/2 {}", head.status.as_u16()), headers };
+        let (mut body, mut whole) = (Vec::new(), true);
+        while let Some(piece) = within("a piece of an HTTP/2 answer", pieces.frame()).await {
+            match piece.map(|frame| frame.into_data().unwrap_or_default()) {
+                Ok(bytes) => body.extend_from_slice(&bytes),
+                Err(_) => {
+                    whole = false;
+                    break;
+                }
+            }
+        }
+        Response { head, informational: Vec::new(), body, whole }
     }
 
     /// A GET of an absolute URL, whose authority becomes `:authority`.
