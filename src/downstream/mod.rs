@@ -23,6 +23,7 @@ use std::time::Duration;
 pub use accept::{FAREWELL, Front};
 pub use answer::RequestId;
 pub use chunked::{Progress, Scanner};
+pub use frames::Frames;
 pub use grammar::authority_is_valid;
 pub use head::{Framing, Head, HeadLimits, check, check_http2};
 pub use wire::Wire;
