@@ -1,12 +1,67 @@
 //! Where a request ends, nobody disagrees: what the guard lets through, `httparse` (which Pingora reads with) takes, too, with the same
-//! length of the head and the same framing; and a chunked body ends where a plain decoder says.
+//! length of the head and the same framing; and a chunked body ends where a plain decoder says. What passes a whole connection does not
+//! depend on the pieces in which it comes.
 #![no_main]
 
-use fngate::downstream::{Framing, HeadLimits, Scanner, check};
+use fngate::downstream::{Framing, HeadLimits, Scanner, Wire, check};
+use fngate_fuzz::{now, pieces, runtime, terms};
 use httparse::{ParserConfig, Request, Status, parse_chunk_size};
 use libfuzzer_sys::fuzz_target;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::time::Instant;
 
 fuzz_target!(|bytes: &[u8]| {
+    let length = u8::try_from(bytes.len()).unwrap_or(u8::MAX);
+    let whole = connection(&pieces(bytes, &[0]), 1 << 16);
+    for (sizes, room) in [(&[1][..], 1 << 16), (&[length / 3 + 1, 2], 7), (&[length / 2 + 1], 64)] {
+        let cut = connection(&pieces(bytes, sizes), room);
+        assert_eq!(cut.is_refused, whole.is_refused, "{sizes:?}");
+        // What is wrong in a body may show before all of the good part of it has passed.
+        let (short, long) =
+            if cut.passed.len() < whole.passed.len() { (&cut, &whole) } else { (&whole, &cut) };
+        assert!(long.passed.starts_with(&short.passed), "{sizes:?}");
+        assert!(whole.is_refused || cut.passed.len() == whole.passed.len(), "{sizes:?}");
+    }
+    head(bytes);
+});
+
+/// What became of a connection's bytes.
+struct Passed {
+    passed: Vec<u8>,
+    is_refused: bool,
+}
+
+/// All that a server gets to see that answers each request at once.
+fn connection(pieces: &[&[u8]], room: usize) -> Passed {
+    let runtime = runtime();
+    let _guard = runtime.enter();
+    let (mut client, server) = duplex(1 << 20);
+    let (terms, _) = terms(1);
+    let mut wire = Wire::alone(Box::new(server), terms);
+    let (mut passed, mut room) = (Vec::new(), vec![0; room]);
+    for piece in pieces {
+        now(client.write_all(piece)).expect("there is room").unwrap();
+        let mut is_answered = false;
+        loop {
+            match now(wire.read(&mut room)) {
+                // Whether it waits for more of the request or for the answer, the answer does no harm: it ends what has ended.
+                None if is_answered => break,
+                None => {
+                    wire.request_done(Instant::now().into_std());
+                    is_answered = true;
+                }
+                Some(Ok(length)) if length > 0 => {
+                    passed.extend_from_slice(&room[..length]);
+                    is_answered = false;
+                }
+                Some(_) => return Passed { passed, is_refused: wire.refusal().is_some() },
+            }
+        }
+    }
+    Passed { passed, is_refused: false }
+}
+
+fn head(bytes: &[u8]) {
     // The guard is asked once the end of a head has come.
     if !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
         return;
@@ -40,7 +95,7 @@ fuzz_target!(|bytes: &[u8]| {
             body(&bytes[length..]);
         }
     }
-});
+}
 
 fn body(bytes: &[u8]) {
     let mut scanner = Scanner::default();

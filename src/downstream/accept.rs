@@ -352,7 +352,6 @@ impl Count {
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Count>);
 
-#[cfg(test)]
 impl Permit {
     /// One that nobody counts.
     pub(super) fn alone() -> Self {

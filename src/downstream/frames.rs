@@ -23,7 +23,7 @@ use super::pace::{Download, acknowledged};
 use super::{Refusal, Refused, RequestId, Terms};
 
 /// A connection as the HTTP/2 library sees it.
-pub(super) struct Frames {
+pub struct Frames {
     /// Taken only when this is dropped.
     inner: Option<Stream>,
     terms: Arc<Terms>,
@@ -63,6 +63,11 @@ impl Frames {
             download: Download::default(),
             alarm: Alarm::default(),
         }
+    }
+
+    /// On a connection that nobody counts.
+    pub fn alone(inner: Stream, terms: Arc<Terms>) -> Self {
+        Self::new(inner, SocketAddr::from(([0; 4], 0)), terms, Permit::alone())
     }
 
     /// Looks at what the client has sent. False when that was too much.

@@ -30,6 +30,7 @@ pub use accept::{FAREWELL, Front};
 pub use answer::RequestId;
 pub use chunked::{Progress, Scanner};
 pub use ends::{Ends, address_value};
+pub use frames::Frames;
 pub use grammar::authority_is_valid;
 pub use guard::Guard;
 pub use head::{Framing, Head, HeadLimits, check, check_http2};

@@ -158,6 +158,11 @@ impl Wire {
         }
     }
 
+    /// On a connection that nobody counts and nobody cuts.
+    pub fn alone(inner: Stream, terms: Arc<Terms>) -> Self {
+        Self::new(inner, None, terms, Permit::alone(), watch::channel(()).1)
+    }
+
     /// Waits for the first byte, for as long as a connection may be idle. False when there is none, nor will be.
     pub(super) async fn first_byte(&mut self) -> bool {
         let has_begun = poll_fn(|cx| match self.poll_hold(cx) {

@@ -96,8 +96,9 @@ fn upstream(error: &Error) -> GatewayError {
 }
 
 /// Whether the function ended the stream or the connection, rather than that it sent frames that are none, which the library refuses.
+/// An error without a cause is a stream that is found closed.
 fn has_ended(error: &Error) -> bool {
-    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|cause| !cause.is_library())
+    error.root_cause().downcast_ref::<h2::Error>().is_none_or(|cause| !cause.is_library())
 }
 
 /// Whether the function has said that it did not look at the request (RFC 9113 section 8.7), which Pingora marks as good for a retry.

@@ -217,11 +217,11 @@ async fn what_is_retired_of_http2_is_looked_for_until_the_last_lease() {
     let mut retired = upstream.retire();
     let keys = HashSet::from([key(&upstream, &lease)]);
     drop(upstream);
-    for is_over in [false, false] {
-        assert_eq!((closing(&mut retired), retired[0].is_over()), (keys.clone(), is_over));
+    for _ in 0..2 {
+        assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, false));
     }
     drop(lease);
-    assert_eq!((closing(&mut retired), retired[0].is_over()), (keys.clone(), true));
+    assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, true));
 }
 
 #[tokio::test]

@@ -532,7 +532,7 @@ async fn what_a_function_did_not_look_at_is_sent_once_more() {
         let target = format!("openfunction: {{ function_uri: 'http://{addr}/', http2: on }}");
         let gateway = Gateway::start(&route("/fn", &target)).await;
 
-        let answer = gateway.post("/fn", "body").await;
+        let answer = gateway.post("/fn", "").await;
 
         assert_eq!((answer.status(), asked.load(Relaxed)), (200, 2), "{}", answer.text());
         assert_eq!(gateway.access_log(1).await[0]["attempts"], 2);

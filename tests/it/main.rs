@@ -70,6 +70,8 @@ mod reload_storm;
 mod routing;
 /// What must never be seen, searched for in all output.
 mod secrets;
+/// What a function gets, read back, against what the client asked.
+mod sent;
 /// Start, readiness, the service manager, the end.
 mod shutdown;
 /// Bodies piece by piece, 1xx, WebSocket, bodies that break off.

@@ -34,8 +34,7 @@ fn rig(capacity: usize) -> Rig {
         control_frames: 10,
         observer: Arc::clone(&reports) as Arc<dyn Observer>,
     };
-    let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let frames = Frames::new(Box::new(server), address, Arc::new(terms), Permit::alone());
+    let frames = Frames::alone(Box::new(server), Arc::new(terms));
     Rig { frames, client, reports }
 }
 

@@ -41,7 +41,7 @@ fn rig() -> Rig {
         control_frames: 1000,
         observer: Arc::clone(&reports) as Arc<dyn Observer>,
     };
-    let wire = Wire::new(Box::new(server), None, Arc::new(terms), Permit::alone(), watch::channel(()).1);
+    let wire = Wire::alone(Box::new(server), Arc::new(terms));
     Rig { wire, client, reports }
 }
 
