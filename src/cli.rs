@@ -15,6 +15,7 @@ use crate::demo;
 use crate::routing::{RouteTable, Verdict};
 use crate::snapshot::{Plan, Route};
 use crate::telemetry::{self, service_log};
+use crate::upgrade;
 use crate::values::Written;
 
 /// The function gateway: a reverse proxy in front of serverless functions.
@@ -138,9 +139,14 @@ pub enum Outcome {
     /// The answer to a question was no.
     No,
     ConfigurationFault,
+    /// Another process was waited for, and ended with this.
+    OfAnother(u8),
 }
 
 pub fn main() -> anyhow::Result<Outcome> {
+    if let Some(status) = upgrade::stand_between()? {
+        return Ok(Outcome::OfAnother(status));
+    }
     let cli = Cli::parse();
     match cli.verb.unwrap_or(Verb::Run(cli.run)) {
         Verb::Run(args) => run(&args),

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Ok(fngate::cli::Outcome::Done) => ExitCode::SUCCESS,
         Ok(fngate::cli::Outcome::No) => ExitCode::FAILURE,
         Ok(fngate::cli::Outcome::ConfigurationFault) => ExitCode::from(CONFIGURATION_FAULT),
+        Ok(fngate::cli::Outcome::OfAnother(status)) => ExitCode::from(status),
         Err(error) => {
             eprintln!("fngate: {error:#}");
             ExitCode::FAILURE

@@ -175,6 +175,27 @@ async fn the_manager_hears_of_the_new_process_first_from_the_old_one() {
     assert!(told().await.contains("STOPPING=1"));
 }
 
+/// A manager waits for its children only, and sees the end of no others: `systemctl stop` would kill the new process at once.
+#[tokio::test]
+async fn the_new_process_is_a_child_of_the_manager() {
+    // As the first process of a machine is for those that have lost their parent.
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let (origin, gate) = functions().await;
+    let mut gateway = Gateway::start(&to(&origin)).await;
+    // The old process has still something to do.
+    let mut events = gateway.client().await;
+    events.start(&Request::get("/fn/events")).await;
+    events.head().await;
+
+    gateway.signal(Signal::SIGUSR2);
+    let successor = gateway.successors(1).await[0];
+
+    let status = std::fs::read_to_string(format!("/proc/{successor}/status")).unwrap();
+    assert!(status.contains(&format!("PPid:\t{}\n", std::process::id())), "{status}");
+    gate.open();
+    assert!(gateway.exit().await.success());
+}
+
 /// Clients that never stop: some keep their connection for as long as they may, some open one for each request.
 struct Load {
     answered: Arc<AtomicUsize>,
