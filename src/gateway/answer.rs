@@ -27,15 +27,22 @@ pub(super) fn listener<'a>(session: &'a Session, function: &Function, purpose: U
     if is_plain { Guard::of(session.as_downstream()) } else { None }
 }
 
-/// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it; while the client is still
-/// sending, so does this one.
+/// While the client is still sending, it is the client that is waited for, by the guard's own measure: of the function's times only
+/// the call's deadline counts.
+pub(super) fn expect_body(session: &Session, ctx: &RequestCtx) {
+    let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
+    if function.upstream.terms().protocol == Protocol::Http2 && is_grpc(session.req_header()) {
+        guard.converse();
+    }
+    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
+    guard.expire(left.map(|left| tokio::time::Instant::now() + left), None);
+}
+
+/// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it.
 pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
     let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
     if purpose(session) == Use::Tunnel {
         return;
-    }
-    if function.upstream.terms().protocol == Protocol::Http2 && is_grpc(session.req_header()) {
-        guard.converse();
     }
     let timeout = function.upstream.terms().timeout;
     let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));

@@ -34,7 +34,9 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::Repeat;
-use self::answer::{INTERIM_ANSWERS, check_answer, expect_end, expect_head, is_bodiless, listener};
+use self::answer::{
+    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, listener,
+};
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
 use self::fault::ours;
@@ -436,14 +438,6 @@ fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, G
 fn has_begun(session: &Session) -> bool {
     let status = session.response_written().map(|written| written.status);
     status.is_some_and(|status| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS)
-}
-
-/// While the client is still sending, it is the client that is waited for, by the wire's own measure: of the function's times only
-/// the call's deadline counts.
-fn expect_body(session: &Session, ctx: &RequestCtx) {
-    let Some(guard) = Guard::of(session.as_downstream()) else { return };
-    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
-    guard.expire(left.map(|left| tokio::time::Instant::now() + left), None);
 }
 
 /// Body bytes have passed, one way or the other.
