@@ -316,6 +316,25 @@ async fn an_empty_frame_ends_a_body_once() {
     assert_eq!(sent.matches("0\r\n\r\n").count(), 3, "{sent}");
 }
 
+/// As clients of gRPC send many messages at once.
+#[tokio::test]
+async fn a_burst_of_small_frames_is_a_body_like_any_other() {
+    const FRAMES: usize = 1000;
+    let (gateway, origin, ca) = limited("").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    let fields: &[(&str, &[u8])] =
+        &[(":method", b"POST"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/fn")];
+    let mut open = headers(1, fields);
+    open[4] &= !1; // Without END_STREAM.
+    let burst = frame(DATA, 0, 1, &[b'x'; 50]).repeat(FRAMES);
+    client.write_all(&[preface(), open, burst, frame(DATA, 1, 1, b"")].concat()).await.unwrap();
+
+    let line = gateway.access_log(1).await.remove(0);
+
+    assert_eq!((line["status"].as_u64(), line["bytes_in"].as_u64()), (Some(200), Some(50_000)), "{line}");
+    assert_eq!(origin.only_request().body.len(), 50 * FRAMES);
+}
+
 #[tokio::test]
 async fn a_head_that_drips_is_not_waited_for() {
     let dripping = Origin::http1()
