@@ -213,6 +213,7 @@ fn proxy(conf: &Arc<ServerConf>, gateway: Gateway, snapshot: &Snapshot) -> HttpP
     http2.max_concurrent_streams(limits.http2_streams);
     let list = limits.head.whole + LIST_OVERHEAD;
     http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
+    http2.data_frame_budget(SMALL_FRAMES);
     proxy.h2_options = Some(http2);
     proxy
 }
@@ -373,5 +374,8 @@ const NAMES_AT_START: Duration = Duration::from_secs(1);
 const IN_A_HURRY: &str = "signalled again: what is left is not waited for";
 /// A list of fields counts 32 bytes more for each (RFC 9113 section 6.5.2); what is over our own limits gets our own answer.
 const LIST_OVERHEAD: usize = 32 * 1024;
+/// What the frames of bodies that are not taken yet may cost an HTTP/2 connection besides their bytes, counted as what each has less
+/// than 256. A burst of messages in calls of gRPC comes in frames of 50 bytes; as many of these as the window takes fit.
+const SMALL_FRAMES: usize = 256 * 1024;
 const POOL_SURPLUS: usize = 4096;
 const LOG_FLUSH: Duration = Duration::from_secs(2);

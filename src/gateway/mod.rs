@@ -208,6 +208,11 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            // Pingora would write it as a chunk, which is the last one, and then the last one once more: the function would take
+            // that for the beginning of the next request on its connection.
+            *body = None;
+        }
         ctx.upstream.head_is_out = true;
         ctx.body_in += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
         // Bytes of a tunnel are no body.

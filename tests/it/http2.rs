@@ -301,6 +301,56 @@ async fn an_upload_that_drips_is_given_up() {
 }
 
 #[tokio::test]
+async fn an_empty_frame_ends_a_body_once() {
+    let (gateway, origin, ca) = limited("").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    client.write_all(&preface()).await.unwrap();
+    let fields: &[(&str, &[u8])] =
+        &[(":method", b"POST"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/fn")];
+    for (stream, frames) in [
+        (1, vec![frame(DATA, 0, 1, b"one"), frame(DATA, 1, 1, b"")]),
+        (3, vec![frame(DATA, 0, 3, b""), frame(DATA, 0, 3, b"two"), frame(DATA, 1, 3, b"")]),
+        (5, vec![frame(DATA, 1, 5, b"")]),
+    ] {
+        let mut open = headers(stream, fields);
+        open[4] &= !1; // Without END_STREAM.
+        client.write_all(&open).await.unwrap();
+        // So that no two frames are looked at at once.
+        let number = (stream / 2) as usize;
+        origin.request(number).await;
+        for frame in frames {
+            client.write_all(&frame).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(gateway.access_log(number + 1).await[number]["status"], 200);
+    }
+
+    assert_eq!((origin.accepted(), origin.requests().len()), (1, 3));
+    let sent = String::from_utf8(origin.bytes_of(0)).unwrap();
+    assert_eq!(sent.matches("\r\n0\r\n\r\n").count(), 3, "{sent}");
+    assert_eq!(sent.matches("0\r\n\r\n").count(), 3, "{sent}");
+}
+
+/// As clients of gRPC send many messages at once.
+#[tokio::test]
+async fn a_burst_of_small_frames_is_a_body_like_any_other() {
+    const FRAMES: usize = 1000;
+    let (gateway, origin, ca) = limited("").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    let fields: &[(&str, &[u8])] =
+        &[(":method", b"POST"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/fn")];
+    let mut open = headers(1, fields);
+    open[4] &= !1; // Without END_STREAM.
+    let burst = frame(DATA, 0, 1, &[b'x'; 50]).repeat(FRAMES);
+    client.write_all(&[preface(), open, burst, frame(DATA, 1, 1, b"")].concat()).await.unwrap();
+
+    let line = gateway.access_log(1).await.remove(0);
+
+    assert_eq!((line["status"].as_u64(), line["bytes_in"].as_u64()), (Some(200), Some(50_000)), "{line}");
+    assert_eq!(origin.only_request().body.len(), 50 * FRAMES);
+}
+
+#[tokio::test]
 async fn a_head_that_drips_is_not_waited_for() {
     let dripping = Origin::http1()
         .script(|mut exchange| async move {
@@ -331,12 +381,14 @@ async fn a_deadline_ends_an_answer_that_has_begun() {
     let stalling = Origin::http1()
         .script(|mut exchange| async move {
             exchange.start_chunked("text/plain").await;
+            // Late, so that a wait that begins anew with it would be almost twice as long.
+            tokio::time::sleep(Duration::from_millis(1800)).await;
             exchange.send_chunk("some").await;
             exchange.peer_closed().await;
         })
         .start()
         .await;
-    let (gateway, _good, ca) = beside(&stalling, "timeout: 60s, deadline: 1s").await;
+    let (gateway, _good, ca) = beside(&stalling, "timeout: 60s, deadline: 2s").await;
     let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
 
     let answer = client.call(Http2::get("https://localhost/bad")).await.unwrap();
@@ -345,6 +397,7 @@ async fn a_deadline_ends_an_answer_that_has_begun() {
     assert_eq!((answer.status(), answer.text().as_str(), answer.whole), (200, "some", false));
     let line = gateway.access_log(1).await.remove(0);
     assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), Some("deadline")), "{line}");
+    assert!(line["dur_ms"].as_f64().unwrap() < 3500.0, "{line}");
     stalling.settles_at(0).await;
     assert_eq!(client.call(Http2::get("https://localhost/good")).await.unwrap().status(), 200);
 }
