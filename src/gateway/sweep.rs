@@ -56,7 +56,8 @@ impl Sweeper {
             }
             for retired in &mut left {
                 for peer in retired.peers() {
-                    self.close(peer).await;
+                    // Nothing here waits for long; should it, the others must not.
+                    let _ = tokio::time::timeout(ROUND, self.close(peer)).await;
                     // After a reload of thousands of routes, requests go first.
                     tokio::task::yield_now().await;
                 }

@@ -46,14 +46,16 @@ impl Retired {
         Retired { address, template, group, protocol, pool, swept: Vec::new(), is_over: false }
     }
 
-    /// The peers under which there may be a connection that nobody uses: those of the slots that were given back since.
+    /// The peers under which there may be a connection that nobody uses: those of the slots that were used and given back since.
     pub fn peers(&mut self) -> Vec<HttpPeer> {
         let mut keys = Vec::new();
         match self.protocol {
             Protocol::Http1 => {
-                for slot in std::iter::repeat_with(|| self.address.slots.take()).take(self.pool) {
+                for slot in std::iter::repeat_with(|| self.address.slots.seize()).take(self.pool) {
                     let Some(index) = slot.index() else { break };
-                    keys.push(key_of_slot(Some(index)));
+                    if self.address.slots.is_used(index) {
+                        keys.push(key_of_slot(Some(index)));
+                    }
                     self.swept.push(slot);
                 }
                 self.is_over = self.swept.len() >= self.pool;
@@ -61,7 +63,9 @@ impl Retired {
             Protocol::Http2 => {
                 // Without slots, only the last lease tells; it ends after its connection went back to the pool.
                 self.is_over = Arc::strong_count(&self.address) == 1;
-                keys.extend([key_of_slot(None); HTTP2_CONNECTIONS]);
+                if self.address.slots.is_used(0) {
+                    keys.extend([key_of_slot(None); HTTP2_CONNECTIONS]);
+                }
             }
         }
         // Those from before the function said when it closes are under another key than those from after.

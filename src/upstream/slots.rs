@@ -5,11 +5,13 @@
 //! first keeps low connections busy and lets high ones age out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub(super) struct Slots {
     words: Box<[AtomicU64]>,
+    /// Slots from this one on were never asked for, so nothing is kept under them; 0 is no request at all.
+    used: AtomicU32,
 }
 
 /// A slot taken; given back on drop. `None` inside: the request is surplus.
@@ -26,12 +28,27 @@ impl Slots {
             // Bits beyond `count` are taken for ever.
             AtomicU64::new(u64::MAX.checked_shl(usable).unwrap_or(0))
         });
-        Arc::new(Slots { words: words.collect() })
+        Arc::new(Slots { words: words.collect(), used: AtomicU32::new(0) })
     }
 
     /// Takes the lowest free slot, if there is one.
     pub(super) fn take(self: &Arc<Self>) -> Slot {
+        let index = self.take_lowest();
+        let used = index.unwrap_or(0) + 1;
+        if used > self.used.load(Ordering::Relaxed) {
+            self.used.fetch_max(used, Ordering::Relaxed);
+        }
+        Slot { slots: Arc::clone(self), index }
+    }
+
+    /// The same for who does not want to use it, but to know what was left under it.
+    pub(super) fn seize(self: &Arc<Self>) -> Slot {
         Slot { slots: Arc::clone(self), index: self.take_lowest() }
+    }
+
+    /// Whether there was ever a request with this slot.
+    pub(super) fn is_used(&self, index: u32) -> bool {
+        index < self.used.load(Ordering::Relaxed)
     }
 
     fn take_lowest(&self) -> Option<u32> {

@@ -1,6 +1,11 @@
 //! Answers that come before the end of the request: the consent to a body that waits for it, and refusals of a body that is still
 //! on its way. A client that sends all before it reads anything must get to hear them, too.
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::harness::*;
@@ -262,6 +267,38 @@ async fn a_function_that_answers_and_stands_still_is_heard_late() {
     upload(&mut client).await;
 
     assert_eq!(client.response("POST").await.text(), "enough");
+}
+
+/// A server of HTTP/2 says with a reset that it wants no more of the body, which is no fault of its answer.
+#[tokio::test]
+async fn a_function_of_http2_that_answers_early_is_heard() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let refuse = service_fn(|_: hyper::Request<Incoming>| async {
+                let refusal = hyper::Response::builder().status(413);
+                Ok::<_, hyper::Error>(refusal.body(Full::new(Bytes::from("enough"))).unwrap())
+            });
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(socket), refuse),
+            );
+        }
+    });
+    let gateway =
+        Gateway::start(&route("/fn", &format!("http: {{ url: 'http://{addr}/', http2: 'on' }}"))).await;
+
+    for attempt in 0..10 {
+        let mut client = gateway.client().await;
+        upload(&mut client).await;
+        let answer = client.response("POST").await;
+        let seen = (answer.status(), answer.text(), answer.whole);
+        assert_eq!(seen, (413, "enough".to_owned(), true), "{attempt}: {}", gateway.stdout());
+        assert_eq!(client.rest().await, b"");
+    }
+    serving.abort();
 }
 
 /// A client that hears it earlier and leaves has got its answer.

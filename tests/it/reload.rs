@@ -286,7 +286,10 @@ async fn a_connection_in_use_is_closed_when_its_request_has_ended() {
                 body.until("after\n").await;
                 assert_eq!(body.next().await, Piece::End);
             }
-            _ => drop(client),
+            _ => {
+                drop(client);
+                gate.open();
+            }
         }
 
         origin.settles_at(0).await;
