@@ -23,6 +23,7 @@ use fngate::snapshot::Plan;
 use fngate::telemetry::{AccessLog, Entry, Sink};
 use fngate::uri::check_path;
 use fngate::values::{Scheme, Secret};
+use http::request::Parts;
 use http::{Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -96,13 +97,13 @@ fn openfunction(c: &mut Criterion) {
     ) else {
         panic!("openfunction is streamed")
     };
-    let head = request("GET", "/hello/some/suffix?a=1&b=2");
+    let head = Parts::from(request("GET", "/hello/some/suffix?a=1&b=2"));
     c.bench_function("openfunction/rewrite", |b| {
         b.iter_batched_ref(|| head.clone(), |head| rewrite(&target, head), BatchSize::SmallInput);
     });
 }
 
-fn rewrite(target: &StreamedTarget, head: &mut RequestHeader) {
+fn rewrite(target: &StreamedTarget, head: &mut Parts) {
     target.rewrite_request(&call(), head).unwrap();
 }
 

@@ -10,6 +10,7 @@ use fngate::gateway::forward::{self, Asker, Trust};
 use fngate::platforms::{Call, Origin, Streamed, StreamedTarget, Target};
 use fngate::values::Scheme;
 use fngate_fuzz::{Sent, fields, function, lower, read_request, values};
+use http::request::Parts;
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -114,14 +115,15 @@ fn request(known: &Known, is_trusted: bool, bytes: &[u8]) {
 
     let mut req = asked.clone();
     forward::forget_case(&mut req);
-    req.set_version(http::Version::HTTP_11);
+    let mut req = Parts::from(req);
+    req.version = http::Version::HTTP_11;
     let call = Call { origin, request_id, client, ..fngate_fuzz::call(&asked) };
     let ends = Ends::new(PEER, 9080);
-    forward::announce(&mut req, Asker { ends, is_tls: false, client, trust, request_id }).unwrap();
+    forward::announce(&mut req.headers, Asker { ends, is_tls: false, client, trust, request_id }).unwrap();
     if known.target.rewrite_request(&call, &mut req).is_err() {
         return;
     }
-    let sent = Sent::parse(&req);
+    let sent = Sent::parse(&req.into());
 
     assert_eq!(sent.method, asked.method.as_str());
     assert_eq!(sent.target, known.target_of(&call));

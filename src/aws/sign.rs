@@ -32,11 +32,11 @@ pub struct SigningScope {
 }
 
 /// Takes out what a client has no business to send: AWS answers with 403 to some of it, and believes the rest.
-pub fn strip_reserved(head: &mut RequestHeader) {
+pub fn strip_reserved(headers: &mut HeaderMap) {
     let is_reserved = |name: &&HeaderName| ["x-amz-", "x-amzn-"].iter().any(|p| name.as_str().starts_with(p));
-    let reserved: Vec<_> = head.headers.keys().filter(is_reserved).cloned().collect();
+    let reserved: Vec<_> = headers.keys().filter(is_reserved).cloned().collect();
     for name in reserved {
-        head.remove_header(&name);
+        headers.remove(name);
     }
 }
 

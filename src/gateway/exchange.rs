@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
+use http::request::Parts;
 use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
@@ -38,9 +39,10 @@ pub(super) async fn run(
     let Target::Buffered(target) = &function.target else { return Err(GatewayError::Internal) };
     let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
     let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
-    let mut head = session.req_header().clone();
+    let mut head = Parts::from(session.req_header().clone());
     // What a target makes of the client's fields, it makes of those that can be believed.
-    forward::announce(&mut head, ctx.asker(session))?;
+    forward::announce(&mut head.headers, ctx.asker(session))?;
+    let mut head = RequestHeader::from(head);
     let credentials = match &function.credentials {
         Some(keeper) => {
             let patience = function.upstream.terms().connect_timeout;

@@ -15,7 +15,7 @@ use super::ctx::RequestCtx;
 use super::purpose;
 use crate::downstream::{Ends, address_value, authority_is_valid};
 use crate::error::GatewayError;
-use crate::platforms::head::{nominated, remove_prefixed};
+use crate::platforms::head::{nominated, remove_fields};
 use crate::platforms::{Origin, Streamed, Target};
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
@@ -143,14 +143,13 @@ pub fn forget_case(req: &mut RequestHeader) {
 
 /// Tells a function of HTTP/2 that its client understands trailers, which gRPC asks for. It is the one thing that `TE` may say there
 /// (RFC 9113 section 8.2.2), and goes with the fields of the client's connection.
-pub(super) fn keep_trailers(asked: &RequestHeader, req: &mut RequestHeader) -> Result<(), GatewayError> {
+fn keep_trailers(asked: &RequestHeader, req: &mut ReqParts) {
     if asked.version == Version::HTTP_2
         && req.version == Version::HTTP_2
         && let Some(te) = asked.headers.get(TE)
     {
-        req.insert_header(TE, te.clone()).map_err(|_| GatewayError::Internal)?;
+        req.headers.insert(TE, te.clone());
     }
-    Ok(())
 }
 
 fn take(req: &mut RequestHeader) -> ReqParts {
@@ -166,27 +165,19 @@ pub(super) fn rewrite(
 ) -> Result<(), GatewayError> {
     let function = ctx.function().ok_or(GatewayError::Internal)?;
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
-    announce(req, ctx.asker(session))?;
-    target.rewrite_request(&ctx.call(session), req)?;
-    refuse_look_alikes(&req.headers)?;
-    keep_trailers(session.req_header(), req)?;
-    // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
-    let may_say_close = req.version != Version::HTTP_2 && purpose(session) == Use::Exchange;
-    if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
-        let close = HeaderValue::from_static("close");
-        req.insert_header(CONNECTION, close).map_err(|_| GatewayError::Internal)?;
-    }
-    Ok(())
-}
-
-/// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
-pub fn announce(req: &mut RequestHeader, asker: Asker<'_>) -> Result<(), GatewayError> {
-    if asker.trust == Trust::Nobody {
-        // Servers believe more of them than we set: `-Prefix`, `-Ssl`, `-Scheme`, `-Server`.
-        remove_prefixed(req, &["x-forwarded-"]);
-    }
     let mut parts = take(req);
-    set_forwarding(&mut parts.headers, asker)?;
+    let may_look_alike = parts.headers.keys().any(|name| name.as_str().contains('_'));
+    announce(&mut parts.headers, ctx.asker(session))?;
+    target.rewrite_request(&ctx.call(session), &mut parts)?;
+    if may_look_alike {
+        refuse_look_alikes(&parts.headers)?;
+    }
+    keep_trailers(session.req_header(), &mut parts);
+    // HTTP/2 knows no such header, and its connections are pooled by groups that nobody shares.
+    let may_say_close = parts.version != Version::HTTP_2 && purpose(session) == Use::Exchange;
+    if function.upstream.terms().keepalive == Keepalive::Off && may_say_close {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     *req = parts.into();
     Ok(())
 }
@@ -197,7 +188,6 @@ fn refuse_look_alikes(headers: &HeaderMap) -> Result<(), GatewayError> {
     const LOOK_ALIKES: GatewayError =
         GatewayError::BadRequest("two headers differ only by an underscore for a hyphen");
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    // Hardly a request has such a name, so hardly one compares any.
     for name in headers.keys().filter(|name| name.as_str().contains('_')) {
         let name = name.as_str().as_bytes();
         let twins = headers.keys().map(|other| other.as_str().as_bytes()).filter(|other| {
@@ -210,9 +200,14 @@ fn refuse_look_alikes(headers: &HeaderMap) -> Result<(), GatewayError> {
     Ok(())
 }
 
-fn set_forwarding(headers: &mut HeaderMap, asker: Asker<'_>) -> Result<(), GatewayError> {
+/// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
+pub fn announce(headers: &mut HeaderMap, asker: Asker<'_>) -> Result<(), GatewayError> {
     let Asker { ends: Ends { peer, port }, is_tls, client, trust, request_id } = asker;
     let peer_is_trusted = trust == Trust::Peer;
+    if !peer_is_trusted {
+        // Servers believe more of them than are set here: `-Prefix`, `-Ssl`, `-Scheme`, `-Server`.
+        remove_fields(headers, |name| *name == FORWARDED || name.as_str().starts_with("x-forwarded-"));
+    }
     // Room for all that is set here and by most targets, so that the map grows once at most.
     headers.reserve(ROOM);
     let (forwarded_for, real_ip) = match trust {
@@ -234,9 +229,6 @@ fn set_forwarding(headers: &mut HeaderMap, asker: Asker<'_>) -> Result<(), Gatew
             Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
             None => drop(headers.remove(&X_FORWARDED_HOST)),
         }
-    }
-    if !peer_is_trusted {
-        headers.remove(&FORWARDED);
     }
     let id = HeaderValue::from_str(request_id).map_err(|_| GatewayError::Internal)?;
     headers.insert(X_REQUEST_ID, id);

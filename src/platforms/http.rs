@@ -9,14 +9,15 @@
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use indexmap::IndexMap;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults, RawScheme};
-use super::head::{Host, TargetPath, set_header};
+use super::head::{Host, TargetPath};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
@@ -62,10 +63,13 @@ pub struct Http {
 }
 
 impl Streamed for Http {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
         self.host.apply(call, req)?;
-        self.headers.iter().try_for_each(|(name, value)| set_header(req, name, value))
+        for (name, value) in &self.headers {
+            req.headers.insert(name, value.clone());
+        }
+        Ok(())
     }
 
     fn map_response(&self, _: &Call<'_>, _: &mut ResponseHeader) -> Result<Verdict, GatewayError> {

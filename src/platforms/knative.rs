@@ -16,13 +16,14 @@
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults, RawScheme};
-use super::head::{Host, TargetPath, cold_marker, read_status, remove_prefixed, set_header};
+use super::head::{Host, TargetPath, cold_marker, read_status, remove_prefixed};
 use super::template::{Name, Names, Route, Template};
 use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
@@ -74,17 +75,17 @@ struct ServiceHost {
 }
 
 impl Streamed for Knative {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
         match &self.authority {
             Authority::Whole(host) => host.apply(call, req)?,
-            Authority::Parts(host) => set_header(req, HOST, &host.fill(call)?)?,
+            Authority::Parts(host) => drop(req.headers.insert(HOST, host.fill(call)?)),
         }
-        remove_prefixed(req, CONTROL);
+        remove_prefixed(&mut req.headers, CONTROL);
         // Who says to be the kubelet's probe is answered on the way, and never by the function.
         let mut agents = req.headers.get_all(USER_AGENT).iter();
         if agents.any(|agent| agent.as_bytes().starts_with(b"kube-probe/")) {
-            req.remove_header(&USER_AGENT);
+            req.headers.remove(&USER_AGENT);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ pub mod template;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use ::http::request::Parts;
 use ::http::{HeaderName, Method, StatusCode};
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -94,7 +95,7 @@ pub enum Readiness {
 
 /// Bodies pass through untouched; only the heads are rewritten, but for the answers whose [`Verdict`] says otherwise.
 pub trait Streamed {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError>;
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError>;
 
     /// Whether a call whose client sent this head goes out with the target's own credential, if it has one.
     fn adds_credential(&self, _asked: &RequestHeader) -> bool {
@@ -265,7 +266,7 @@ pub enum BufferedTarget {
 }
 
 impl Streamed for StreamedTarget {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         match self {
             StreamedTarget::AzureFunctions(target) => target.rewrite_request(call, req),
             StreamedTarget::Http(target) => target.rewrite_request(call, req),
@@ -517,6 +518,13 @@ pub(crate) mod tests {
             request_id: "req-1",
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
+    }
+
+    /// A client's head.
+    pub(crate) fn head(method: &str, target: &str, fields: &[(&'static str, &str)]) -> Parts {
+        let request = ::http::Request::builder().method(method).uri(target);
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
     }
 
     #[test]

@@ -15,13 +15,14 @@
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults};
-use super::head::{Host, basic_authorization, bearer_authorization, remove_prefixed, set_header, set_target};
+use super::head::{Host, basic_authorization, bearer_authorization, remove_prefixed, target_uri};
 use super::template::{Allow, Name, Names, Route, Template};
 use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
@@ -102,23 +103,23 @@ enum Mode {
 }
 
 impl Streamed for OpenFaas {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         if let Mode::Async { callback_hosts } = &self.mode {
             if req.method != Method::POST {
                 return Err(GatewayError::MethodNotAllowed("POST".into()));
             }
             check_callback(req, callback_hosts)?;
         }
-        set_target(req, self.target(call)?)?;
+        req.uri = target_uri(self.target(call)?)?;
         self.host.apply(call, req)?;
-        remove_prefixed(req, &["x-openfaas-"]);
+        remove_prefixed(&mut req.headers, &["x-openfaas-"]);
         // The gateway names a call only when nobody has done so, and says no word of a name it was given.
-        req.remove_header(&CALL_ID);
-        req.remove_header(&START_TIME);
-        match &self.authorization {
-            Some(value) => set_header(req, AUTHORIZATION, value),
-            None => Ok(()),
+        req.headers.remove(&CALL_ID);
+        req.headers.remove(&START_TIME);
+        if let Some(value) = &self.authorization {
+            req.headers.insert(AUTHORIZATION, value.clone());
         }
+        Ok(())
     }
 
     fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
@@ -194,7 +195,7 @@ fn is_empty_200(method: &Method, resp: &ResponseHeader) -> bool {
 }
 
 /// The gateway would call any URL that a client names, from inside the cluster.
-fn check_callback(req: &RequestHeader, hosts: &[Wildcard]) -> Result<(), GatewayError> {
+fn check_callback(req: &Parts, hosts: &[Wildcard]) -> Result<(), GatewayError> {
     let mut urls = req.headers.get_all(CALLBACK_URL).iter();
     let Some(url) = urls.next() else { return Ok(()) };
     let url: Option<TargetUri> = url.to_str().ok().and_then(|url| url.parse().ok());

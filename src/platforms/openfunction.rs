@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::request::Parts;
+use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults};
-use super::head::{Host, TargetPath, basic_authorization, cold_marker, read_status, set_header};
+use super::head::{Host, TargetPath, basic_authorization, cold_marker, read_status};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::Scope;
@@ -57,13 +58,13 @@ pub struct OpenFunction {
 }
 
 impl Streamed for OpenFunction {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
         self.host.apply(call, req)?;
-        match &self.authorization {
-            Some(value) => set_header(req, AUTHORIZATION, value),
-            None => Ok(()),
+        if let Some(value) = &self.authorization {
+            req.headers.insert(AUTHORIZATION, value.clone());
         }
+        Ok(())
     }
 
     fn readiness(&self, resp: &ResponseHeader) -> Readiness {
@@ -115,7 +116,7 @@ const DEFAULTS: Defaults = Defaults {
 mod tests {
     use super::*;
     use crate::diag::Diagnostics;
-    use crate::platforms::tests::call;
+    use crate::platforms::tests::{call, head};
 
     fn function(yaml: &str) -> OpenFunction {
         let book = Diagnostics::default();
@@ -128,16 +129,8 @@ mod tests {
         }
     }
 
-    fn sent(
-        yaml: &str,
-        suffix: Option<&str>,
-        query: Option<&str>,
-        client: &[(&'static str, &str)],
-    ) -> RequestHeader {
-        let mut req = RequestHeader::build("GET", b"/hello/x", None).unwrap();
-        for (name, value) in client {
-            req.append_header(*name, *value).unwrap();
-        }
+    fn sent(yaml: &str, suffix: Option<&str>, query: Option<&str>, client: &[(&'static str, &str)]) -> Parts {
+        let mut req = head("GET", "/hello/x", client);
         let call = Call { suffix, query, ..call() };
         function(yaml).rewrite_request(&call, &mut req).unwrap();
         req

@@ -197,13 +197,14 @@ fn what_cannot_be_signed_is_refused() {
 
 #[test]
 fn what_only_aws_may_say_is_taken_out() {
-    let mut head = head(
+    let head = head(
         "GET",
         "/",
         &[("X-Amz-Date", "1"), ("x-amzn-trace-id", "2"), ("X-AMZN-RequestId", "3"), ("X-Amazing", "4")],
     );
-    strip_reserved(&mut head);
-    assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-amazing"]);
+    let mut headers = head.headers.clone();
+    strip_reserved(&mut headers);
+    assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-amazing"]);
 }
 
 #[track_caller]

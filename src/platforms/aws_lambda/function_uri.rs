@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -22,7 +23,7 @@ use crate::aws::{SigningScope, iam, sign, strip_reserved};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::platforms::connection::{self, Base, Defaults, held_limit};
-use crate::platforms::head::{Host, Prefer, TargetPath, set_header, strip_hop_by_hop};
+use crate::platforms::head::{Host, Prefer, TargetPath, strip_hop_by_hop};
 use crate::platforms::template::Names;
 use crate::platforms::{
     BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Streamed, StreamedTarget,
@@ -49,14 +50,14 @@ pub struct SignedUrl {
 }
 
 impl Streamed for Url {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
-        strip_reserved(req);
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
+        strip_reserved(&mut req.headers);
         self.path.apply(call, req)?;
         self.host.apply(call, req)?;
-        match &self.apikey {
-            Some(key) if !self.takes(req, &API_KEY) => set_header(req, API_KEY, key),
-            _ => Ok(()),
+        if let Some(key) = self.apikey.as_ref().filter(|_| !self.takes(req, &API_KEY)) {
+            req.headers.insert(API_KEY, key.clone());
         }
+        Ok(())
     }
 
     fn adds_credential(&self, asked: &RequestHeader) -> bool {
@@ -88,8 +89,10 @@ impl Buffered for SignedUrl {
         body: Bytes,
         with: &Seal<'_>,
     ) -> Result<Bytes, GatewayError> {
-        strip_hop_by_hop(req);
-        self.url.rewrite_request(call, req)?;
+        let mut parts = Parts::from(req.clone());
+        strip_hop_by_hop(&mut parts.headers);
+        self.url.rewrite_request(call, &mut parts)?;
+        *req = parts.into();
         if self.url.takes(req, &AUTHORIZATION) {
             return Ok(body);
         }
@@ -117,7 +120,7 @@ impl Buffered for SignedUrl {
 
 impl Url {
     /// Whether the client's own credential in this header goes before ours.
-    fn takes(&self, asked: &RequestHeader, header: &HeaderName) -> bool {
+    fn takes(&self, asked: &Parts, header: &HeaderName) -> bool {
         self.prefer == Prefer::Client && asked.headers.contains_key(header)
     }
 }

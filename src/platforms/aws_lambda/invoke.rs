@@ -18,7 +18,7 @@ use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::platforms::connection::{self, Base, Defaults, held_limit, held_response};
 use crate::platforms::envelope::JSON;
-use crate::platforms::head::{Host, set_target};
+use crate::platforms::head::{Host, target_uri};
 use crate::platforms::template::{Names, Parameters};
 use crate::platforms::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Target};
 use crate::uri::push_suffix;
@@ -78,7 +78,7 @@ impl Buffered for Invoke {
         let event = self.payload.event(call, req, body, with.at)?;
         req.clone_from(&self.head);
         if let Some(target) = &self.target {
-            set_target(req, target.fill(call.parameters)?)?;
+            req.set_uri(target_uri(target.fill(call.parameters)?)?);
         }
         sign(req, &event, &self.scope, credentials, with.at)?;
         Ok(event)

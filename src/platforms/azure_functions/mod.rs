@@ -22,7 +22,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,7 +31,7 @@ use serde::Deserialize;
 use self::durable::{App, Durable};
 use self::seal::Seal;
 use super::connection::{self, Base, Defaults};
-use super::head::{Host, Prefer, TargetPath, remove_fields, set_header, set_target};
+use super::head::{Host, Prefer, TargetPath, remove_fields, target_uri};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
@@ -83,21 +84,22 @@ struct Credential {
 }
 
 impl Streamed for AzureFunctions {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut RequestHeader) -> Result<(), GatewayError> {
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         let is_durable = call.suffix.is_some_and(durable::claims);
         let clients_key_passes = !is_durable && self.clients_key_passes(req);
         let stays = |name: &HeaderName| clients_key_passes && CLIENTS_KEY.contains(name);
-        remove_fields(req, |name| is_reserved(name) && !stays(name));
-        narrow_codings(req)?;
+        remove_fields(&mut req.headers, |name| is_reserved(name) && !stays(name));
+        narrow_codings(&mut req.headers);
         self.host.apply(call, req)?;
         if is_durable {
-            return self.with_app(call, |app| set_target(req, self.durable.target(app, call)?));
+            req.uri = self.with_app(call, |app| target_uri(self.durable.target(app, call)?))?;
+            return Ok(());
         }
         self.path.apply(call, req)?;
-        match &self.credential {
-            Some(credential) if !clients_key_passes => credential.apply(req),
-            _ => Ok(()),
+        if let Some(credential) = self.credential.as_ref().filter(|_| !clients_key_passes) {
+            credential.apply(&mut req.headers);
         }
+        Ok(())
     }
 
     fn adds_credential(&self, asked: &RequestHeader) -> bool {
@@ -147,7 +149,7 @@ impl Streamed for AzureFunctions {
 }
 
 impl AzureFunctions {
-    fn clients_key_passes(&self, req: &RequestHeader) -> bool {
+    fn clients_key_passes(&self, req: &Parts) -> bool {
         match self.credential.as_ref().map(|credential| credential.prefer) {
             None => true,
             Some(Prefer::Route) => false,
@@ -168,9 +170,11 @@ impl AzureFunctions {
 }
 
 impl Credential {
-    fn apply(&self, req: &mut RequestHeader) -> Result<(), GatewayError> {
-        set_header(req, KEY, &self.key)?;
-        self.client_id.iter().try_for_each(|id| set_header(req, CLIENT_ID, id))
+    fn apply(&self, headers: &mut HeaderMap) {
+        headers.insert(KEY, self.key.clone());
+        if let Some(id) = &self.client_id {
+            headers.insert(CLIENT_ID, id.clone());
+        }
     }
 
     fn identity(&self) -> u64 {
@@ -186,16 +190,16 @@ fn is_reserved(name: &HeaderName) -> bool {
 }
 
 /// Of the codings a client takes, only gzip is asked for: any other would hide what has to be changed in a body.
-fn narrow_codings(req: &mut RequestHeader) -> Result<(), GatewayError> {
-    let mut codings = req.headers.get_all(ACCEPT_ENCODING).iter().peekable();
+fn narrow_codings(headers: &mut HeaderMap) {
+    let mut codings = headers.get_all(ACCEPT_ENCODING).iter().peekable();
     if codings.peek().is_none() {
-        return Ok(());
+        return;
     }
     if codings.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(wants_gzip) {
-        return set_header(req, ACCEPT_ENCODING, &HeaderValue::from_static("gzip"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    } else {
+        headers.remove(ACCEPT_ENCODING);
     }
-    req.remove_header(&ACCEPT_ENCODING);
-    Ok(())
 }
 
 fn wants_gzip(entry: &str) -> bool {

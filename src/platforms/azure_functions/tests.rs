@@ -1,6 +1,6 @@
 use super::*;
 use crate::diag::Diagnostics;
-use crate::platforms::tests::call;
+use crate::platforms::tests::{call, head};
 
 fn compiled(yaml: &str) -> Option<Compiled> {
     let book = Diagnostics::default();
@@ -17,15 +17,11 @@ fn function(authorization: &str) -> AzureFunctions {
     }
 }
 
-fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
-    let mut req = RequestHeader::build("GET", b"/fn/x", None).unwrap();
-    for (name, value) in fields {
-        req.append_header(*name, *value).unwrap();
-    }
-    req
+fn request(fields: &[(&'static str, &str)]) -> Parts {
+    head("GET", "/fn/x", fields)
 }
 
-fn sent(authorization: &str, fields: &[(&'static str, &str)]) -> RequestHeader {
+fn sent(authorization: &str, fields: &[(&'static str, &str)]) -> Parts {
     let mut req = request(fields);
     let call = Call { suffix: Some("x/y"), path: "/fn/x/y", query: Some("a=1"), ..call() };
     function(authorization).rewrite_request(&call, &mut req).unwrap();

@@ -1,7 +1,7 @@
 use super::*;
 use crate::diag::Diagnostics;
 use crate::platforms::template::Parameters;
-use crate::platforms::tests::call;
+use crate::platforms::tests::{call, head};
 
 const ROUTE: Route<'static> = Route { parameters: &["name", "ns"], has_suffix: true };
 
@@ -21,16 +21,8 @@ fn target(yaml: &str) -> Knative {
 }
 
 /// The request that a call with these path parameters becomes.
-fn sent(
-    yaml: &str,
-    name: &str,
-    ns: &str,
-    fields: &[(&'static str, &str)],
-) -> Result<RequestHeader, GatewayError> {
-    let mut req = RequestHeader::build("GET", b"/fn/x/y/World?u=1", None).unwrap();
-    for (name, value) in fields {
-        req.append_header(*name, *value).unwrap();
-    }
+fn sent(yaml: &str, name: &str, ns: &str, fields: &[(&'static str, &str)]) -> Result<Parts, GatewayError> {
+    let mut req = head("GET", "/fn/x/y/World?u=1", fields);
     let path = format!("{name}{ns}");
     let places = [0..name.len(), name.len()..path.len()];
     let parameters = Parameters::new(&path, &places);

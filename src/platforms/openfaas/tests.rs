@@ -1,7 +1,7 @@
 use super::*;
 use crate::diag::Diagnostics;
 use crate::platforms::template::Parameters;
-use crate::platforms::tests::call;
+use crate::platforms::tests::{call, head};
 
 fn compiled(yaml: &str, route: Route<'_>) -> Result<OpenFaas, Vec<String>> {
     let book = Diagnostics::default();
@@ -20,20 +20,12 @@ fn function(yaml: &str) -> OpenFaas {
     compiled(yaml, ROUTE).expect("it compiles")
 }
 
-fn head(method: &str, fields: &[(&'static str, &str)]) -> RequestHeader {
-    let mut req = RequestHeader::build(method, b"/x", None).unwrap();
-    for (name, value) in fields {
-        req.append_header(*name, *value).unwrap();
-    }
-    req
-}
-
 /// What a call with these path parameters and this suffix asks for.
 fn asked(yaml: &str, name: &str, ns: &str, suffix: Option<&str>) -> Result<String, GatewayError> {
     let path = format!("{name}{ns}");
     let places = [0..name.len(), name.len()..path.len()];
     let call = Call { parameters: Parameters::new(&path, &places), suffix, query: Some("u=1"), ..call() };
-    let mut req = head("POST", &[]);
+    let mut req = head("POST", "/x", &[]);
     function(yaml).rewrite_request(&call, &mut req).map(|()| req.uri.to_string())
 }
 
@@ -65,7 +57,7 @@ fn a_gateway_may_stand_below_a_path() {
     let compiled =
         compile(serde_yaml::from_str(yaml).unwrap(), ROUTE, &Scope::root(&book, 0)).expect("it compiles");
     let Target::Streamed(target) = compiled.target else { panic!("it is streamed") };
-    let mut req = head("GET", &[]);
+    let mut req = head("GET", "/x", &[]);
     target.rewrite_request(&call(), &mut req).unwrap();
     assert_eq!(
         (req.uri.to_string().as_str(), &req.headers["host"]),
@@ -105,7 +97,7 @@ fn what_the_gateway_names_is_not_the_clients_to_say() {
         ("x-kept", "1"),
     ];
     let sent = |yaml: &str| {
-        let mut req = head("GET", &fields);
+        let mut req = head("GET", "/x", &fields);
         function(yaml).rewrite_request(&call(), &mut req).unwrap();
         let mut names: Vec<_> = req.headers.keys().map(|name| name.to_string()).collect();
         names.sort_unstable();
@@ -126,7 +118,7 @@ fn what_the_gateway_names_is_not_the_clients_to_say() {
 #[track_caller]
 fn queues(yaml: &str, method: &str, urls: &[&str], expected: Result<(), GatewayError>) {
     let fields: Vec<_> = urls.iter().map(|url| ("x-callback-url", *url)).collect();
-    let mut req = head(method, &fields);
+    let mut req = head(method, "/x", &fields);
     let queued = function(&format!("mode: async, function: hello{yaml}")).rewrite_request(&call(), &mut req);
     assert_eq!(queued, expected, "{yaml} {method} {urls:?}");
 }

@@ -33,7 +33,7 @@ use serde::Deserialize;
 use self::answer::Asked;
 use super::connection::{self, Base, Defaults, held_limit, held_response};
 use super::envelope::JSON;
-use super::head::{Host, basic_authorization, set_header, set_target};
+use super::head::{Host, basic_authorization, target_uri};
 use super::template::{Name, Names, Parameters, Route};
 use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Target};
 use crate::diag::{Invalid, Scope};
@@ -143,9 +143,9 @@ impl Buffered for Action {
         let id = HeaderValue::from_str(call.request_id).map_err(|_| GatewayError::Internal)?;
         req.clone_from(&self.head);
         if let Some(target) = &self.target {
-            set_target(req, target.fill(call.parameters)?)?;
+            req.set_uri(target_uri(target.fill(call.parameters)?)?);
         }
-        set_header(req, REQUEST_ID, &id)?;
+        req.insert_header(REQUEST_ID, id).map_err(|_| GatewayError::Internal)?;
         Ok(body)
     }
 

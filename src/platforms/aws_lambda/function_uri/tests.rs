@@ -3,17 +3,13 @@
 use super::super::tests::compiled;
 use super::*;
 use crate::aws::Credentials as Keys;
-use crate::platforms::tests::{call, seal};
+use crate::platforms::tests::{self, call, seal};
 use crate::values::Secret;
 
 const URI: &str = "https://x.execute-api.eu-west-1.amazonaws.com/prod";
 
 fn head(client: &[(&'static str, &str)]) -> RequestHeader {
-    let mut req = RequestHeader::build("GET", b"/hello/x", None).unwrap();
-    for (name, value) in client {
-        req.append_header(*name, *value).unwrap();
-    }
-    req
+    tests::head("GET", "/hello/x", client).into()
 }
 
 /// What is sent for a request with these fields, with these keys of `authorization`.
@@ -21,7 +17,11 @@ fn sent(authorization: &str, call: &Call<'_>, client: &[(&'static str, &str)]) -
     let yaml = format!("{{function_uri: '{URI}', authorization: {{{authorization}}}}}");
     let mut req = head(client);
     match compiled(&yaml).target {
-        Target::Streamed(target) => target.rewrite_request(call, &mut req).unwrap(),
+        Target::Streamed(target) => {
+            let mut parts = Parts::from(req);
+            target.rewrite_request(call, &mut parts).unwrap();
+            req = parts.into();
+        }
         Target::Buffered(target) => {
             let keys = Keys::new(&Secret::new("AKID".to_owned()), &Secret::new("secret".to_owned()), None);
             let body = target.seal(call, &mut req, Bytes::from_static(b"x"), &seal(Some(&keys))).unwrap();
