@@ -210,11 +210,8 @@ impl Attempts {
     /// Begins an attempt on the address whose turn it is. After one that failed it is another address, if there is another:
     /// who dies closes its connections first and refuses new ones then.
     pub(super) fn begin(&mut self, upstream: &Upstream, purpose: Use) -> Result<&Lease, GatewayError> {
-        // First the slot of a failed attempt is given back. Its connection is gone, so that whoever takes the slot next dials, and
-        // does not come upon another dead connection.
-        let failed = self.lease.take().as_ref().map(Lease::address);
-        let lease = match failed {
-            Some(failed) => upstream.lease_elsewhere(failed),
+        let lease = match self.lease.take() {
+            Some(failed) => upstream.lease_after(failed),
             None => upstream.lease(),
         }?;
         let lease = match purpose {

@@ -1,12 +1,12 @@
-//! `Sweeper`: closes the idle connections that no request can find any more, because a reload changed how functions are reached, or a
-//! name has lost an address.
+//! `Sweeper`: closes connections that have been idle for too long, and those that no request can find any more, because a reload
+//! changed how functions are reached, or a name has lost an address.
 //!
 //! Pingora's pools give connections out to those who connect, and to nobody else. So the sweeper does, and lets go of what it gets: with
 //! the exchange's connector by itself, with the proxy's, which is the proxy's alone, by an errand. That goes through the phases like a
 //! request, as far as the connection, and is neither counted nor written.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use pingora::apps::HttpServerApp;
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Gateway;
 use crate::snapshot::Snapshot;
-use crate::upstream::Retired;
+use crate::upstream::{Retired, SWEEP_EVERY};
 
 /// A connection that is to be closed, if there is one.
 pub(super) struct Errand(pub(super) Box<HttpPeer>);
@@ -41,32 +41,44 @@ impl Sweeper {
         Sweeper { proxy, connector, snapshot, stopping }
     }
 
-    /// Sweeps what each reload retires, at once and again for as long as requests are under way there.
+    /// Sweeps what has been idle for too long, and what each reload retires: at once, and again for as long as requests are under way
+    /// there.
     pub async fn run(self, mut reloads: mpsc::Receiver<Vec<Retired>>) {
-        let mut left: Vec<Retired> = Vec::new();
+        let mut retired: Vec<Retired> = Vec::new();
+        let mut looked_at = Instant::now();
         loop {
-            let round = if left.is_empty() { LOOK } else { ROUND };
-            match tokio::time::timeout(round, reloads.recv()).await {
-                Ok(Some(retired)) => left.extend(retired),
+            let news = tokio::time::timeout(SWEEP_EVERY, reloads.recv()).await;
+            let snapshot = self.snapshot.load_full();
+            for upstream in snapshot.routes.values().map(|function| &function.upstream) {
+                for stale in upstream.stale() {
+                    self.close(stale.peers.clone()).await;
+                }
+                retired.extend(upstream.departed());
+            }
+            match news {
+                Ok(Some(news)) => retired.extend(news),
                 Ok(None) => return,
-                Err(_) => {
-                    let snapshot = self.snapshot.load();
-                    left.extend(snapshot.routes.values().flat_map(|function| function.upstream.departed()));
-                }
+                Err(_) if looked_at.elapsed() < ROUND => continue,
+                Err(_) => {}
             }
-            for retired in &mut left {
-                for peer in retired.peers() {
-                    // Nothing here waits for long; should it, the others must not.
-                    let _ = tokio::time::timeout(ROUND, self.close(peer)).await;
-                    // After a reload of thousands of routes, requests go first.
-                    tokio::task::yield_now().await;
-                }
+            for address in &mut retired {
+                self.close(address.peers()).await;
             }
-            left.retain(|retired| !retired.is_over());
+            retired.retain(|retired| !retired.is_over());
+            looked_at = Instant::now();
         }
     }
 
-    async fn close(&self, peer: HttpPeer) {
+    async fn close(&self, peers: Vec<HttpPeer>) {
+        for peer in peers {
+            // Nothing here waits for long; should it, the others must not.
+            let _ = tokio::time::timeout(ROUND, self.close_one(peer)).await;
+            // After a reload of thousands of routes, requests go first.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn close_one(&self, peer: HttpPeer) {
         if let Ok((session, _)) = self.connector.get_http_session(&peer).await {
             self.connector.release_http_session(session, &peer, peer.options.idle_timeout).await;
         }
@@ -82,7 +94,5 @@ impl Sweeper {
 
 /// How soon after its request a connection is closed that was in use.
 const ROUND: Duration = Duration::from_secs(1);
-/// How soon an address is noticed that is gone.
-const LOOK: Duration = Duration::from_secs(5);
 /// What the proxy wants to read before it does anything.
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: errand\r\n\r\n";

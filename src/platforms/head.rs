@@ -124,6 +124,29 @@ pub fn remove_fields(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> 
     }
 }
 
+/// Refuses two fields whose names differ by `_` for `-` only, once all of ours are set: a server that makes variables of names, as
+/// CGI and WSGI do, shows its function one of them, and that may be the client's in place of a key of ours.
+pub fn refuse_look_alikes(headers: &HeaderMap) -> Result<(), GatewayError> {
+    const LOOK_ALIKES: GatewayError =
+        GatewayError::BadRequest("two headers differ only by an underscore for a hyphen");
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    for name in headers.keys().filter(|name| looks_like_another(name)) {
+        let name = name.as_str().as_bytes();
+        let twins = headers.keys().map(|other| other.as_str().as_bytes()).filter(|other| {
+            other.len() == name.len() && other.iter().zip(name).all(|(a, b)| plain(*a) == plain(*b))
+        });
+        if twins.count() > 1 {
+            return Err(LOOK_ALIKES);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name has a `_` where another may have a `-`.
+pub fn looks_like_another(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
+}
+
 /// What the functions frameworks say of the function's own code. A failure has status 500, but so has what a function answers.
 pub fn read_status(resp: &ResponseHeader) -> Verdict {
     // Answers have few fields, so one look at all names is cheaper than to ask the map for each of these.
@@ -287,5 +310,22 @@ mod tests {
 
     fn decoded(segment: &str) -> Option<String> {
         percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned)
+    }
+
+    #[test]
+    fn names_that_one_variable_stands_for_do_not_meet() {
+        let check = |names: &[&'static str], expected: bool| {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+            }
+            assert_eq!(refuse_look_alikes(&headers).is_ok(), expected, "{names:?}");
+        };
+        check(&["x-key", "accept"], true);
+        check(&["x_key", "accept"], true);
+        check(&["x_key", "x_key"], true);
+        check(&["x_key", "x-key-2", "x-kay"], true);
+        check(&["x-key", "x_key"], false);
+        check(&["x_api-key", "x-api_key"], false);
     }
 }

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults, RawScheme};
-use super::head::{Host, TargetPath};
+use super::head::{Host, TargetPath, looks_like_another, refuse_look_alikes};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
@@ -68,6 +68,9 @@ impl Streamed for Http {
         self.host.apply(call, req)?;
         for (name, value) in &self.headers {
             req.headers.insert(name, value.clone());
+        }
+        if self.headers.iter().any(|(name, _)| looks_like_another(name)) {
+            refuse_look_alikes(&req.headers)?;
         }
         Ok(())
     }

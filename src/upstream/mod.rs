@@ -24,7 +24,7 @@ use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Tracer, Trac
 use self::endpoint::Address;
 pub use self::endpoint::is_denied;
 use self::resolve::Resolver;
-pub use self::retired::Retired;
+pub use self::retired::{Retired, Stale};
 use self::slots::Slot;
 use crate::error::GatewayError;
 use crate::values::{HostPort, Scheme};
@@ -130,7 +130,7 @@ impl Lease {
 
     /// A tunnel's connection never comes back to the pool, so it leaves its slot to one that does.
     pub fn for_tunnel(mut self) -> Self {
-        self.slot = Slot::none(&self.address.slots);
+        self.slot.leave();
         self
     }
 }
@@ -190,9 +190,15 @@ impl Upstream {
         self.choose(|_| true).ok_or(GatewayError::UpstreamResolve)
     }
 
-    /// The same after an attempt that failed at this address: another one, if there is another one.
-    pub fn lease_elsewhere(&self, failed: SocketAddr) -> Result<Lease, GatewayError> {
-        self.choose(|address| address != failed).map_or_else(|| self.lease(), Ok)
+    /// The same after an attempt that failed: another address, if there is another one. Otherwise it is the same slot, of which the
+    /// connection is gone, so that this attempt dials, and does not come upon another dead connection.
+    pub fn lease_after(&self, failed: Lease) -> Result<Lease, GatewayError> {
+        let gone = failed.address();
+        match self.choose(|address| address != gone) {
+            Some(elsewhere) => Ok(elsewhere),
+            None if self.address_count() == 0 => Err(GatewayError::UpstreamResolve),
+            None => Ok(Lease { turn: self.turn.fetch_add(1, Ordering::Relaxed), ..failed }),
+        }
     }
 
     fn choose(&self, suits: impl Fn(SocketAddr) -> bool) -> Option<Lease> {
@@ -221,6 +227,21 @@ impl Upstream {
     /// The same for addresses that names have lost since this was asked last.
     pub fn departed(&self) -> Vec<Retired> {
         self.retired(endpoint::Endpoint::departed)
+    }
+
+    /// What has been idle for as long as it may be.
+    pub fn stale(&self) -> Vec<Stale> {
+        let (Keepalive::On { idle, .. }, Protocol::Http1) = (self.terms.keepalive, self.terms.protocol)
+        else {
+            return Vec::new();
+        };
+        let mut stale = Vec::new();
+        for endpoint in &self.endpoints {
+            for address in endpoint.addresses().iter().filter(|address| address.slots.is_used(0)) {
+                stale.extend(Stale::of(address, &self.template, self.group, idle));
+            }
+        }
+        stale
     }
 
     fn retired(&self, which: impl Fn(&endpoint::Endpoint) -> Vec<Arc<Address>>) -> Vec<Retired> {
@@ -257,18 +278,23 @@ impl Upstream {
         options.total_connection_timeout = options.connection_timeout;
         options.read_timeout = cap(silence);
         options.write_timeout = options.read_timeout;
-        let mut idle = match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
-            (Keepalive::Off, _, _) => Duration::ZERO,
-            (Keepalive::On { idle, .. }, Some(_), _)
-            | (Keepalive::On { idle, .. }, None, Protocol::Http2) => idle,
-            (Keepalive::On { idle, .. }, None, Protocol::Http1) => idle.min(OVERFLOW_IDLE),
+        let (idle, is_swept) = match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
+            (Keepalive::Off, _, _) => (Duration::ZERO, false),
+            (Keepalive::On { idle, .. }, _, Protocol::Http2) => (idle, false),
+            (Keepalive::On { idle, .. }, Some(_), Protocol::Http1) => (idle, true),
+            (Keepalive::On { idle, .. }, None, Protocol::Http1) => (idle.min(SURPLUS_IDLE), true),
         };
-        if let Some(limit) = lease.address.idle_limit.get().filter(|limit| *limit < idle) {
-            idle = limit;
+        let limit = lease.address.idle_limit.get().filter(|limit| *limit < idle);
+        if let Some(limit) = limit {
             // Connections that were kept for longer, before this was known, are not found again.
             peer.group_key ^= key_of_limit(limit);
         }
-        peer.options.idle_timeout = Some(idle);
+        // A timer of Pingora's would be set anew for each request; what is swept needs none (`stale`).
+        peer.options.idle_timeout = match limit {
+            Some(limit) if !is_swept || limit < SWEPT => Some(limit),
+            None if !is_swept => Some(idle),
+            _ => None,
+        };
         if purpose == Use::Tunnel {
             // Never on a connection that was dialled for something else.
             peer.group_key = self.group ^ TUNNEL_GROUP;
@@ -387,7 +413,11 @@ const LIMIT_SHIFT: u32 = 16;
 /// Pingora remembers for each group, for ever, that a function refused HTTP/2, so there must be an end to them.
 const UNSHARED_GROUPS: u64 = 1024;
 /// Surplus connections of a burst serve the burst and are gone soon after.
-const OVERFLOW_IDLE: Duration = Duration::from_millis(300);
+const SURPLUS_IDLE: Duration = Duration::from_millis(300);
+/// What may be idle for so long can wait for the sweep.
+const SWEPT: Duration = Duration::from_secs(1);
+/// How often there is to be one.
+pub const SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// A WebSocket may be silent for this long on either side.
 const TUNNEL_SILENCE: Duration = Duration::from_secs(300);
 const H2_STREAMS: usize = 100;

@@ -1,7 +1,9 @@
-//! `Retired`: an address to which no further request goes, and what is left of it in Pingora's pools.
+//! What is to be closed of what Pingora's pools hold: `Stale`, what has been idle for as long as it may be; and `Retired`, an address to
+//! which no further request goes.
 //!
-//! A pool cannot be asked to give up a connection: it has to be taken out as a request takes it, under the peer for which it was put in.
-//! Each slot is taken for good, and with it the right to use its connection, so a slot that is in use is swept when it is given back.
+//! A pool cannot be asked to give up a connection: it has to be taken out as a request takes it, under the peer for which it was put in,
+//! by who has the slot, and with it the right to use its connection. Of what is retired, each slot is taken for good, so one that is in
+//! use is swept when it is given back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,34 @@ use pingora::{Error, ErrorType};
 use super::endpoint::Address;
 use super::slots::Slot;
 use super::{Protocol, key_of_limit, key_of_slot};
+
+/// Connections that may be there, under these peers. Their slot is nobody else's as long as this is held.
+#[derive(Debug)]
+pub struct Stale {
+    pub peers: Vec<HttpPeer>,
+    _slot: Option<Slot>,
+}
+
+impl Stale {
+    pub(super) fn of(
+        address: &Address,
+        template: &HttpPeer,
+        group: u64,
+        idle: Duration,
+    ) -> impl Iterator<Item = Stale> {
+        let limit = address.idle_limit.get().filter(|limit| *limit < idle);
+        let peer = move |key| under(closing(template, address), group ^ key);
+        let slots = address.slots.stale(limit.unwrap_or(idle)).into_iter().map(move |slot| {
+            let key = key_of_slot(slot.index());
+            // Those from before the function said when it closes are under another key than those from after.
+            let keys = [Some(key), limit.map(|limit| key ^ key_of_limit(limit))];
+            Stale { peers: keys.into_iter().flatten().map(peer).collect(), _slot: Some(slot) }
+        });
+        let surplus = if address.slots.has_surplus() { address.slots.unneeded() } else { 0 };
+        let surplus = (0..surplus).map(move |_| Stale { peers: vec![peer(key_of_slot(None))], _slot: None });
+        slots.chain(surplus)
+    }
+}
 
 #[derive(Debug)]
 pub struct Retired {
@@ -37,12 +67,7 @@ impl Retired {
         protocol: Protocol,
         pool: usize,
     ) -> Self {
-        let mut template = template.clone();
-        template._address = SocketAddr::Inet(address.socket);
-        // A connection that is not there is not made.
-        template.options.custom_l4 = Some(Arc::new(Nobody));
-        // One of HTTP/2 goes back to the pool, and ends there.
-        template.options.idle_timeout = Some(Duration::ZERO);
+        let template = closing(template, &address);
         Retired { address, template, group, protocol, pool, swept: Vec::new(), is_over: false }
     }
 
@@ -51,14 +76,15 @@ impl Retired {
         let mut keys = Vec::new();
         match self.protocol {
             Protocol::Http1 => {
-                for slot in std::iter::repeat_with(|| self.address.slots.seize()).take(self.pool) {
-                    let Some(index) = slot.index() else { break };
-                    if self.address.slots.is_used(index) {
-                        keys.push(key_of_slot(Some(index)));
-                    }
+                let slots = &self.address.slots;
+                while let Some(slot) = slots.seize() {
+                    keys.extend(
+                        slot.index().filter(|index| slots.is_used(*index)).map(|i| key_of_slot(Some(i))),
+                    );
                     self.swept.push(slot);
                 }
-                self.is_over = self.swept.len() >= self.pool;
+                keys.extend((0..slots.unneeded()).map(|_| key_of_slot(None)));
+                self.is_over = self.swept.len() >= self.pool && !slots.has_surplus();
             }
             Protocol::Http2 => {
                 // Without slots, only the last lease tells; it ends after its connection went back to the pool.
@@ -71,18 +97,29 @@ impl Retired {
         // Those from before the function said when it closes are under another key than those from after.
         let limit = self.address.idle_limit.get().map(key_of_limit);
         let keys = keys.iter().flat_map(|key| [Some(*key), limit.map(|limit| key ^ limit)]).flatten();
-        let peer = |key| {
-            let mut peer = self.template.clone();
-            peer.group_key = self.group ^ key;
-            peer
-        };
-        keys.map(peer).collect()
+        keys.map(|key| under(self.template.clone(), self.group ^ key)).collect()
     }
 
     /// Whether nothing can come back any more to what was swept.
     pub fn is_over(&self) -> bool {
         self.is_over
     }
+}
+
+/// A peer that leads to a connection in the pool, or to none.
+fn closing(template: &HttpPeer, address: &Address) -> HttpPeer {
+    let mut peer = template.clone();
+    peer._address = SocketAddr::Inet(address.socket);
+    // A connection that is not there is not made.
+    peer.options.custom_l4 = Some(Arc::new(Nobody));
+    // One of HTTP/2 goes back to the pool, and ends there.
+    peer.options.idle_timeout = Some(Duration::ZERO);
+    peer
+}
+
+fn under(mut peer: HttpPeer, group: u64) -> HttpPeer {
+    peer.group_key = group;
+    peer
 }
 
 /// Answers no call.

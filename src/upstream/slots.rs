@@ -1,24 +1,52 @@
 //! `Slots`: at most N long-kept connections to one address, on a pool that knows no such bound.
 //!
 //! Pingora pools by a hash in which we choose one number. Each request takes the lowest free of N bits and puts it into that number,
-//! so that each bit owns at most one idle connection; requests beyond N share one group with a short idle time. The lowest bit
-//! first keeps low connections busy and lets high ones age out.
+//! so that each bit owns at most one idle connection; requests beyond N share one group. The lowest bit first keeps low connections
+//! busy and lets high ones age out.
+//!
+//! What is left in the pool is known here as well: since when under each bit, and how many connections at most for the surplus. So
+//! one look at all slots, now and then, finds what has been idle for long enough, and no request has to set a timer for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(super) struct Slots {
     words: Box<[AtomicU64]>,
+    /// When a request gave each slot back, in milliseconds after `born`; `NOTHING` when no connection can be left under it.
+    left: Box<[AtomicU64]>,
+    surplus: Surplus,
     /// Slots from this one on were never asked for, so nothing is kept under them; 0 is no request at all.
     used: AtomicU32,
+    born: Instant,
 }
 
-/// A slot taken; given back on drop. `None` inside: the request is surplus.
+/// Requests without a slot, and what their connections can be.
+#[derive(Debug, Default)]
+struct Surplus {
+    now: AtomicU32,
+    /// The most at a time since the last look.
+    most: AtomicU32,
+    /// As many connections can be open as there were requests at a time.
+    open: AtomicU32,
+}
+
+/// A slot taken; given back on drop.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
-    index: Option<u32>,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Kept(u32),
+    /// Taken by somebody who closes what is left under it.
+    Swept(u32),
+    Surplus,
+    /// Its connection does not go back to the pool.
+    Nowhere,
 }
 
 impl Slots {
@@ -28,7 +56,13 @@ impl Slots {
             // Bits beyond `count` are taken for ever.
             AtomicU64::new(u64::MAX.checked_shl(usable).unwrap_or(0))
         });
-        Arc::new(Slots { words: words.collect(), used: AtomicU32::new(0) })
+        Arc::new(Slots {
+            words: words.collect(),
+            left: (0..count).map(|_| AtomicU64::new(NOTHING)).collect(),
+            surplus: Surplus::default(),
+            used: AtomicU32::new(0),
+            born: Instant::now(),
+        })
     }
 
     /// Takes the lowest free slot, if there is one.
@@ -38,17 +72,54 @@ impl Slots {
         if used > self.used.load(Ordering::Relaxed) {
             self.used.fetch_max(used, Ordering::Relaxed);
         }
-        Slot { slots: Arc::clone(self), index }
+        let place = match index {
+            Some(index) => Place::Kept(index),
+            None => {
+                let now = self.surplus.now.fetch_add(1, Ordering::AcqRel) + 1;
+                self.surplus.most.fetch_max(now, Ordering::AcqRel);
+                Place::Surplus
+            }
+        };
+        Slot { slots: Arc::clone(self), place }
     }
 
-    /// The same for who does not want to use it, but to know what was left under it.
-    pub(super) fn seize(self: &Arc<Self>) -> Slot {
-        Slot { slots: Arc::clone(self), index: self.take_lowest() }
+    /// Takes the lowest free slot, for who does not want to use it, but to close what is left under it.
+    pub(super) fn seize(self: &Arc<Self>) -> Option<Slot> {
+        let index = self.take_lowest()?;
+        Some(Slot { slots: Arc::clone(self), place: Place::Swept(index) })
+    }
+
+    /// Takes the free slots under which a connection can have been idle for so long.
+    pub(super) fn stale(self: &Arc<Self>, idle: Duration) -> Vec<Slot> {
+        let oldest = self.clock().saturating_sub(millis(idle));
+        let is_stale = |left: &AtomicU64| left.load(Ordering::Acquire) <= oldest;
+        let indices = (0u32..).zip(&self.left).filter(|(_, left)| is_stale(left)).map(|(index, _)| index);
+        indices
+            .filter(|index| {
+                let (word, bit) = self.bit(*index);
+                word.fetch_or(bit, Ordering::AcqRel) & bit == 0
+            })
+            .map(|index| Slot { slots: Arc::clone(self), place: Place::Swept(index) })
+            // A request may have had it in between.
+            .filter(|slot| slot.index().is_some_and(|index| is_stale(&self.left[index as usize])))
+            .collect()
+    }
+
+    /// How many connections of the surplus nobody has needed since this was asked last.
+    pub(super) fn unneeded(&self) -> u32 {
+        let Surplus { now, most, open } = &self.surplus;
+        let needed = most.swap(now.load(Ordering::Acquire), Ordering::AcqRel);
+        open.swap(needed, Ordering::AcqRel).saturating_sub(needed)
     }
 
     /// Whether there was ever a request with this slot.
     pub(super) fn is_used(&self, index: u32) -> bool {
         index < self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request without a slot is under way, or was since the last look.
+    pub(super) fn has_surplus(&self) -> bool {
+        self.surplus.most.load(Ordering::Acquire) > 0 || self.surplus.open.load(Ordering::Acquire) > 0
     }
 
     fn take_lowest(&self) -> Option<u32> {
@@ -62,25 +133,55 @@ impl Slots {
         }
         None
     }
-}
 
-impl Slot {
-    /// No slot, whatever is free.
-    pub(super) fn none(slots: &Arc<Slots>) -> Self {
-        Slot { slots: Arc::clone(slots), index: None }
+    fn bit(&self, index: u32) -> (&AtomicU64, u64) {
+        (&self.words[(index / u64::BITS) as usize], 1 << (index % u64::BITS))
     }
 
+    /// Never 0, which is before every time.
+    fn clock(&self) -> u64 {
+        millis(self.born.elapsed()) + 1
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NOTHING - 2)
+}
+
+/// Later than any time.
+const NOTHING: u64 = u64::MAX;
+
+impl Slot {
+    /// As a request takes it whose connection never goes back to the pool: the slot is free for others.
+    pub(super) fn leave(&mut self) {
+        let left = Slot { slots: Arc::clone(&self.slots), place: Place::Nowhere };
+        *self = left;
+    }
+
+    /// Its number; `None` for the surplus.
     pub(super) fn index(&self) -> Option<u32> {
-        self.index
+        match self.place {
+            Place::Kept(index) | Place::Swept(index) => Some(index),
+            Place::Surplus | Place::Nowhere => None,
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(index) = self.index {
-            let bit = 1u64 << (index % u64::BITS);
-            self.slots.words[(index / u64::BITS) as usize].fetch_and(!bit, Ordering::AcqRel);
-        }
+        let Slot { slots, place } = self;
+        let (index, left) = match *place {
+            Place::Kept(index) => (index, slots.clock()),
+            Place::Swept(index) => (index, NOTHING),
+            Place::Surplus => {
+                slots.surplus.now.fetch_sub(1, Ordering::AcqRel);
+                return;
+            }
+            Place::Nowhere => return,
+        };
+        slots.left[index as usize].store(left, Ordering::Release);
+        let (word, bit) = slots.bit(index);
+        word.fetch_and(!bit, Ordering::AcqRel);
     }
 }
 
@@ -97,6 +198,64 @@ mod tests {
         assert_eq!((first.index(), second.index(), slots.take().index()), (Some(0), Some(1), None));
         drop(first);
         assert_eq!(slots.take().index(), Some(0));
+    }
+
+    #[track_caller]
+    fn check_stale(slots: &Arc<Slots>, idle: Duration, expected: &[u32]) {
+        let stale: Vec<_> = slots.stale(idle).iter().filter_map(Slot::index).collect();
+        assert_eq!(stale, expected);
+    }
+
+    #[test]
+    fn a_slot_is_stale_when_it_was_given_back_long_ago() {
+        let slots = Slots::new(70);
+        check_stale(&slots, Duration::ZERO, &[]);
+        let taken: Vec<_> = (0..66).map(|_| slots.take()).collect();
+        check_stale(&slots, Duration::ZERO, &[]);
+        let (mut kept, mut free) = (Vec::new(), Vec::new());
+        for slot in taken {
+            let is_free = slot.index().is_some_and(|index| index == 1 || index == 65);
+            if is_free { &mut free } else { &mut kept }.push(slot);
+        }
+        drop(free);
+        check_stale(&slots, Duration::from_secs(3600), &[]);
+        let held = slots.stale(Duration::ZERO);
+        assert_eq!(held.iter().filter_map(Slot::index).collect::<Vec<_>>(), [1, 65]);
+        // While it is swept, nobody else gets it; afterwards nothing is left there.
+        assert_eq!(slots.take().index(), Some(66));
+        check_stale(&slots, Duration::ZERO, &[66]);
+        drop(held);
+        assert_eq!(slots.take().index(), Some(1));
+        check_stale(&slots, Duration::ZERO, &[1]);
+        check_stale(&slots, Duration::ZERO, &[]);
+    }
+
+    #[test]
+    fn the_surplus_is_what_was_not_needed_since_the_last_look() {
+        let slots = Slots::new(1);
+        let held = slots.take();
+        assert!(!slots.has_surplus());
+        let burst: Vec<_> = (0..3).map(|_| slots.take()).collect();
+        assert!(slots.has_surplus());
+        assert_eq!(slots.unneeded(), 0);
+        drop(burst);
+        let one = slots.take();
+        // All three were in use in this while, and only one in the next.
+        assert_eq!((slots.unneeded(), slots.unneeded()), (0, 2));
+        drop(one);
+        assert_eq!((slots.unneeded(), slots.unneeded()), (0, 1));
+        assert!(!slots.has_surplus());
+        drop(held);
+    }
+
+    #[test]
+    fn a_connection_that_does_not_come_back_leaves_its_slot_to_others() {
+        let slots = Slots::new(1);
+        let (mut tunnel, mut surplus) = (slots.take(), slots.take());
+        surplus.leave();
+        tunnel.leave();
+        assert_eq!((tunnel.index(), slots.take().index()), (None, Some(0)));
+        assert_eq!((slots.unneeded(), slots.unneeded()), (0, 1));
     }
 
     #[test]

@@ -56,8 +56,12 @@ async fn a_name_without_an_address_is_passed_over() {
 async fn a_second_attempt_goes_elsewhere_if_there_is_an_elsewhere() {
     let (_dir, resolver) = knows("127.0.0.1 fn.test\n127.0.0.2 fn.test\n").await;
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-    let elsewhere =
-        |upstream: &Upstream, failed| upstream.lease_elsewhere(address(failed)).unwrap().address();
+    let elsewhere = |upstream: &Upstream, failed: &str| {
+        let failed = address(failed);
+        let lease = std::iter::repeat_with(|| upstream.lease().unwrap());
+        let lease = lease.take(20).find(|lease| lease.address() == failed).unwrap();
+        upstream.lease_after(lease).unwrap().address()
+    };
 
     let uneven = Terms {
         endpoints: [("127.0.0.9:81", 9), ("127.0.0.8:81", 1)]
@@ -73,6 +77,10 @@ async fn a_second_attempt_goes_elsewhere_if_there_is_an_elsewhere() {
         assert_eq!(elsewhere(&one_name, "127.0.0.1:80"), address("127.0.0.2:80"));
         assert_eq!(elsewhere(&alone, "127.0.0.9:81"), address("127.0.0.9:81"));
     }
+    let (other, failed) = (alone.lease().unwrap(), alone.lease().unwrap());
+    let slot = key(&alone, &failed);
+    drop(other);
+    assert_eq!(key(&alone, &alone.lease_after(failed).unwrap()), slot, "the other may have a connection");
 }
 
 #[tokio::test]
@@ -154,7 +162,7 @@ async fn a_slot_is_a_connection_of_its_own_and_the_surplus_shares() {
     assert_eq!(keys.iter().collect::<HashSet<_>>().len(), POOL as usize + 1);
     assert_eq!(keys[10], keys[11]);
     let idle = |lease| upstream.peer(lease, Use::Exchange, None).options.idle_timeout;
-    assert_eq!((idle(&leases[0]), idle(&leases[11])), (Some(IDLE), Some(OVERFLOW_IDLE)));
+    assert_eq!((idle(&leases[0]), idle(&leases[11])), (None, None), "they are swept");
 }
 
 #[tokio::test]
@@ -257,20 +265,48 @@ async fn a_connection_is_given_up_before_the_function_closes_it() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80", "127.0.0.2:80"]), &resolver).await;
     let (first, other) = (upstream.lease().unwrap(), upstream.lease().unwrap());
-    let idle = |lease| upstream.peer(lease, Use::Exchange, None).options.idle_timeout.unwrap();
+    let idle = |lease| upstream.peer(lease, Use::Exchange, None).options.idle_timeout;
     let before = key(&upstream, &first);
+    let others = key(&upstream, &other);
 
     first.hear_keep_alive(b"timeout=75");
-    assert_eq!((idle(&first), key(&upstream, &first)), (IDLE, before), "that is longer than ours");
+    assert_eq!(key(&upstream, &first), before, "that is longer than ours");
     first.hear_keep_alive(b"timeout=5, max=100");
 
-    assert_eq!((idle(&first), idle(&other)), (Duration::from_secs(4), IDLE));
     let limited = key(&upstream, &first);
     assert_ne!(limited, before, "it was kept for longer, and may be about to close");
-    first.hear_keep_alive(b"timeout=4");
+    assert_eq!(key(&upstream, &other), others);
+    first.hear_keep_alive(b"timeout=1");
     assert!(![before, limited].contains(&key(&upstream, &first)));
-    let surplus: Vec<_> = (0..2 * POOL).map(|_| upstream.lease().unwrap()).collect();
-    assert_eq!(idle(surplus.last().unwrap()), OVERFLOW_IDLE);
+    assert_eq!(
+        (idle(&first), idle(&other)),
+        (Some(Duration::from_millis(500)), None),
+        "no sweep is that soon"
+    );
+}
+
+#[tokio::test]
+async fn what_is_idle_for_too_long_is_found_under_each_key_it_may_have() {
+    let (_dir, resolver) = knows("").await;
+    let terms =
+        Terms { keepalive: Keepalive::On { idle: Duration::ZERO, pool: 2 }, ..terms(&["127.0.0.1:80"]) };
+    let upstream = upstream("hello", terms.clone(), &resolver).await;
+    assert!(upstream.stale().is_empty());
+    let leases: Vec<_> = (0..3).map(|_| upstream.lease().unwrap()).collect();
+    let keys: Vec<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
+    assert!(upstream.stale().is_empty());
+    drop(leases);
+
+    let found = |stale: &[Stale]| -> Vec<u64> {
+        stale.iter().flat_map(|stale| &stale.peers).map(Peer::reuse_hash).collect()
+    };
+    let (once, again) = (upstream.stale(), upstream.stale());
+    assert_eq!(found(&once), keys[..2]);
+    // The surplus was needed since the look before this, but not any more.
+    assert_eq!(found(&again), keys[2..]);
+    assert!(upstream.stale().is_empty());
+    let held = upstream.lease().unwrap();
+    assert_eq!(key(&upstream, &held), keys[2], "the slots are taken by the sweep");
 }
 
 #[tokio::test]

@@ -371,8 +371,11 @@ async fn a_node_that_dies_at_the_moment_of_reuse_is_passed_over() {
         drop(mortal);
     });
 
-    assert_eq!(gateway.get("/fn").await.status(), 200);
+    let answer = gateway.get("/fn").await;
+    assert_eq!(answer.status(), 200);
     assert_eq!(good.requests().len(), 0, "the heavier one comes first");
+    // Its connection is back in the pool by then.
+    gateway.log_line(answer.header("x-request-id").unwrap()).await;
     assert_eq!(gateway.get("/fn").await.status(), 200);
 
     dying.await.unwrap();
