@@ -44,11 +44,11 @@ pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
     if purpose(session) == Use::Tunnel {
         return;
     }
-    let timeout = function.upstream.terms().timeout;
-    let left = ctx.remaining().ok().flatten().map_or(timeout, |left| timeout.min(left));
-    // Where Pingora's own time-out counts as well, it names the plain case.
+    // Where Pingora's own time-out counts as well, it comes first in the plain case, after which there may be another attempt.
     let breath = if listener(session, function, Use::Exchange).is_some() { Duration::ZERO } else { BREATH };
-    guard.expire(Some(tokio::time::Instant::from_std(from) + left + breath), None);
+    let whole = function.upstream.terms().timeout + breath;
+    let left = ctx.remaining().ok().flatten().map_or(whole, |left| whole.min(left));
+    guard.expire(Some(tokio::time::Instant::from_std(from) + left), None);
 }
 
 /// The head is there: from now on only the call's own deadline counts, and the silence between two bytes.
@@ -136,6 +136,7 @@ pub(super) const TOO_LARGE: GatewayError =
 
 /// More 1xx before an answer are an attack or a fault.
 pub(super) const INTERIM_ANSWERS: u32 = 8;
-const BREATH: Duration = Duration::from_millis(20);
+/// A busy machine may be late by as much.
+const BREATH: Duration = Duration::from_millis(500);
 /// The largest head a function may answer with.
 const ANSWER_HEAD: usize = 64 * 1024;
