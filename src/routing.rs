@@ -7,6 +7,7 @@
 
 mod pattern;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -112,7 +113,9 @@ impl<T> RouteTable<T> {
     /// `host` as it stands in the request, with or without port; `path` starts with `/`.
     pub fn find<'t, 'p>(&'t self, host: &str, method: &Method, path: &'p str) -> Outcome<'t, 'p, T> {
         let mut allow = Vec::new();
-        let host = normal_host(host);
+        // Without routes for some hosts only, it is nobody's concern.
+        let has_hosts = !(self.exact_hosts.is_empty() && self.hosts_below.is_empty());
+        let host = if has_hosts { normal_host(host) } else { Cow::Borrowed("") };
         for tree in self.trees_for(&host) {
             for Candidate { indices, suffix_at, captures } in tree.candidates(path) {
                 let takes = |index: &&usize| match &self.entries[**index].matcher.methods {

@@ -126,7 +126,8 @@ pub(super) fn notice_refusal(
 
 /// Whether the answer ends with its head.
 pub(super) fn is_bodiless(method: &Method, resp: &ResponseHeader) -> bool {
-    let is_empty = || resp.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+    let is_empty =
+        || resp.headers.iter().any(|(name, value)| *name == http::header::CONTENT_LENGTH && value == "0");
     method == Method::HEAD || matches!(resp.status.as_u16(), 204 | 304) || is_empty()
 }
 

@@ -245,7 +245,9 @@ impl Attempts {
         if self.first_byte.is_none() {
             self.first_byte = self.began.map(|began| began.elapsed());
         }
-        if let (Some(field), Some(lease)) = (resp.headers.get(&KEEP_ALIVE), &self.lease) {
+        // Answers have few fields, so one look at all names is cheaper than to ask the map.
+        let said = resp.headers.iter().find(|(name, _)| *name == KEEP_ALIVE);
+        if let (Some((_, field)), Some(lease)) = (said, &self.lease) {
             lease.hear_keep_alive(field.as_bytes());
         }
     }

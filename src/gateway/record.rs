@@ -48,7 +48,12 @@ impl Outline {
     pub(super) fn authority(&self) -> &str {
         match self.uri.authority() {
             Some(authority) => authority.as_str(),
-            None => self.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+            None => self
+                .host
+                .as_ref()
+                .map(|host| std::str::from_utf8(host.as_bytes()))
+                .and_then(Result::ok)
+                .unwrap_or_default(),
         }
     }
 }
