@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use fngate::downstream::Ends;
 use fngate::gateway::forward::{self, Asker, Trust};
 use fngate::platforms::{Call, Origin, Streamed, StreamedTarget, Target};
+use fngate::upstream::Use;
 use fngate::values::Scheme;
 use fngate_fuzz::{Sent, fields, function, lower, read_request, values};
 use http::request::Parts;
@@ -119,7 +120,10 @@ fn request(known: &Known, is_trusted: bool, bytes: &[u8]) {
     req.version = http::Version::HTTP_11;
     let call = Call { origin, request_id, client, ..fngate_fuzz::call(&asked) };
     let ends = Ends::new(PEER, 9080);
-    forward::announce(&mut req.headers, Asker { ends, is_tls: false, client, trust, request_id }).unwrap();
+    forward::leave_connection(&mut req.headers, Use::Exchange);
+    let host = asked.headers.get("host").cloned();
+    forward::announce(&mut req.headers, Asker { ends, is_tls: false, host, client, trust, request_id })
+        .unwrap();
     if known.target.rewrite_request(&call, &mut req).is_err() {
         return;
     }
@@ -141,8 +145,18 @@ fn request(known: &Known, is_trusted: bool, bytes: &[u8]) {
             || known.changes.contains(&name)
             || known.credential.is_some_and(|(n, _)| n == name)
     };
+    let nominated = nominated(&was);
     for (name, _) in was.iter().chain(&sent.fields).filter(|(name, _)| !answered_for(name)) {
-        let is_dropped = (known.drops)(name) || !is_trusted && name.starts_with("x-forwarded-");
+        let is_of_this_hop = [
+            &HOP_BY_HOP[..],
+            &["connection", "proxy-authorization", "http2-settings"],
+            &["transfer-encoding"],
+        ]
+        .concat()
+        .contains(&name.as_str())
+            || nominated.iter().any(|known| known == name.as_bytes());
+        let is_dropped =
+            is_of_this_hop || (known.drops)(name) || !is_trusted && name.starts_with("x-forwarded-");
         let meant = if is_dropped { vec![] } else { values(&was, name) };
         assert_eq!(sent.values(name), meant, "{name}");
     }
@@ -208,11 +222,7 @@ fn response(known: &Known, bytes: &[u8]) {
     assert_eq!(got.code, Some(said.status.as_u16()));
     assert_eq!(got.reason.unwrap_or_default(), said.get_reason_phrase().unwrap_or_default());
     let got = lower(got.headers);
-    let connection: Vec<_> = values(&was, "connection")
-        .iter()
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .map(|name| name.trim_ascii().to_ascii_lowercase())
-        .collect();
+    let connection = nominated(&was);
     let is_of_this_hop = |name: &str| {
         let framing = ["close", "content-length", "transfer-encoding", "date"].contains(&name);
         HOP_BY_HOP.contains(&name) || !framing && connection.iter().any(|known| known == name.as_bytes())
@@ -234,6 +244,15 @@ fn response(known: &Known, bytes: &[u8]) {
             _ => assert_eq!(now, meant, "{name}"),
         }
     }
+}
+
+/// The names in `Connection`.
+fn nominated(fields: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
+    values(fields, "connection")
+        .iter()
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .map(|name| name.trim_ascii().to_ascii_lowercase())
+        .collect()
 }
 
 /// A number without leading zeros.

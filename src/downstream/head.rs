@@ -39,10 +39,20 @@ impl Default for HeadLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     pub framing: Framing,
-    /// The request asks for a WebSocket in the one form that is allowed.
-    pub upgrade: bool,
+    pub upgrade: Upgrade,
     /// The body waits to be asked for, by a 100. A client of HTTP/1.0 does not know that answer, RFC 9110 section 10.1.1.
     pub expects: bool,
+}
+
+/// What the request asks to go on with in place of HTTP/1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    #[default]
+    None,
+    /// A WebSocket, in the one form that is allowed.
+    WebSocket,
+    /// Something else, or in another form, which nobody has to follow (RFC 9110 section 7.8).
+    Unknown,
 }
 
 /// Where the request ends.
@@ -290,8 +300,10 @@ struct Seen<'a> {
     length: Option<u64>,
     chunked: bool,
     expect: bool,
+    /// How many things `Connection` names, and whether `upgrade` is among them.
+    connection_options: usize,
     connection_upgrade: bool,
-    websocket: bool,
+    upgrade: Upgrade,
 }
 
 impl<'a> Seen<'a> {
@@ -309,11 +321,20 @@ impl<'a> Seen<'a> {
                 self.expect = true;
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.websocket = value.eq_ignore_ascii_case(b"websocket");
+                let is_first = self.upgrade == Upgrade::None;
+                let is_known = is_first && value.eq_ignore_ascii_case(b"websocket");
+                self.upgrade = if is_known { Upgrade::WebSocket } else { Upgrade::Unknown };
             }
             10 if name.eq_ignore_ascii_case(b"connection") => {
-                self.connection_upgrade |=
-                    value.split(|&byte| byte == b',').any(|item| trim(item).eq_ignore_ascii_case(b"upgrade"));
+                let options = value.split(|&byte| byte == b',').map(trim).filter(|option| !option.is_empty());
+                for option in options {
+                    self.connection_options += 1;
+                    self.connection_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+                    check_connection_option(option)?;
+                }
+                if self.connection_options > CONNECTION_OPTIONS {
+                    return Err(bad("Connection names too many headers."));
+                }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 once(&mut self.length, content_length(value)?, "There is more than one Content-Length.")?;
@@ -354,14 +375,31 @@ impl<'a> Seen<'a> {
             (false, None | Some(0)) => Framing::None,
             (false, Some(length)) => Framing::Length(length),
         };
-        let upgrade = self.websocket
-            && self.connection_upgrade
+        let may_upgrade = self.connection_upgrade
             && framing == Framing::None
             && request.method == b"GET"
             && request.version == Version::Http11;
+        let upgrade = match self.upgrade {
+            Upgrade::WebSocket if !may_upgrade => Upgrade::Unknown,
+            asked => asked,
+        };
         let expects = self.expect && framing != Framing::None && request.version == Version::Http11;
         Ok(Head { framing, upgrade, expects })
     }
+}
+
+/// A client may have left out what it said itself, but not what says where the request goes and whence it comes.
+fn check_connection_option(option: &[u8]) -> Result<(), Refusal> {
+    if !all(option, TOKEN) {
+        return Err(bad("Connection names what is no header."));
+    }
+    let is_forwarding = option
+        .get(..FORWARDING_PREFIX.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(FORWARDING_PREFIX));
+    if is_forwarding || option.eq_ignore_ascii_case(b"host") {
+        return Err(bad("Connection names a header that cannot be left out."));
+    }
+    Ok(())
 }
 
 /// Fills what may be there only once.
@@ -417,13 +455,12 @@ fn impersonates(name: &[u8]) -> bool {
         b"x-real-ip",
         b"forwarded",
     ];
-    const SENSITIVE_PREFIX: &[u8] = b"x-forwarded-";
     let same = |given: &[u8], meant: &[u8]| {
         given.len() == meant.len()
             && given.iter().zip(meant).all(|(&g, &m)| g.to_ascii_lowercase() == m || (g == b'_' && m == b'-'))
     };
     SENSITIVE.iter().any(|meant| same(name, meant))
-        || name.get(..SENSITIVE_PREFIX.len()).is_some_and(|start| same(start, SENSITIVE_PREFIX))
+        || name.get(..FORWARDING_PREFIX.len()).is_some_and(|start| same(start, FORWARDING_PREFIX))
 }
 
 /// The first line without its LF, and what follows it. A line that does not end is all there is.
@@ -438,6 +475,10 @@ const CRLF: &[u8; 2] = b"\r\n";
 /// A line that no honest client exceeds, and RFC 9112 section 3 wants half of it taken.
 const LINE_LIMIT: usize = 16 * 1024;
 const METHOD_LIMIT: usize = 32;
+/// What proxies tell each other of the client begins with this.
+const FORWARDING_PREFIX: &[u8] = b"x-forwarded-";
+/// Nobody has so much to leave out.
+const CONNECTION_OPTIONS: usize = 10;
 const LOGGED_PATH_LIMIT: usize = 2048;
 
 const NO_TUNNELS: Refusal =

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use super::accept::Permit;
 use super::alarm::Alarm;
 use super::chunked::Scanner;
-use super::head::{self, Framing, Head, HeadLimits, Search};
+use super::head::{self, Framing, Head, HeadLimits, Search, Upgrade};
 use super::identity::identify;
 use super::linger::linger;
 use super::pace::{Download, Upload};
@@ -58,6 +58,8 @@ pub struct Wire {
     /// One empty line before a request line has been dropped, RFC 9112 section 2.2.
     blank_line: bool,
     wish: Wish,
+    /// What the current request asks for.
+    upgrade: Upgrade,
     /// The whole answer was handed over. Set through a shared reference, as `done` is.
     answered: AtomicBool,
     /// Written by Pingora, not yet passed on.
@@ -139,6 +141,7 @@ impl Wire {
             search: Search::default(),
             blank_line: false,
             wish: Wish::Nothing,
+            upgrade: Upgrade::None,
             answered: AtomicBool::new(false),
             out: BytesMut::new(),
             refusal: None,
@@ -182,6 +185,10 @@ impl Wire {
     /// The ends of the connection, looked at once.
     pub fn ends(&self, look: impl FnOnce() -> Ends) -> &Ends {
         self.ends.get_or_init(look)
+    }
+
+    pub fn upgrade(&self) -> Upgrade {
+        self.upgrade
     }
 
     /// Whether the current request is the last one that this connection may carry.
@@ -325,8 +332,9 @@ impl Wire {
         };
         self.upload = Upload::begin();
         self.requests = self.requests.saturating_add(1);
+        self.upgrade = head.upgrade;
         self.wish = match head {
-            Head { upgrade: true, .. } => Wish::Tunnel,
+            Head { upgrade: Upgrade::WebSocket, .. } => Wish::Tunnel,
             Head { expects: true, .. } => Wish::Consent,
             Head { .. } => Wish::Nothing,
         };

@@ -167,8 +167,14 @@ impl RequestCtx {
             Some(wire) => wire.ends(look).clone(),
             None => look(),
         };
-        let is_tls = forward::is_tls(session);
-        Asker { ends, is_tls, client: self.client, trust: self.trust, request_id: self.request_id() }
+        Asker {
+            ends,
+            is_tls: forward::is_tls(session),
+            host: self.outline.as_ref().and_then(Outline::host),
+            client: self.client,
+            trust: self.trust,
+            request_id: self.request_id(),
+        }
     }
 
     /// The largest body this request may have.

@@ -11,7 +11,7 @@ use super::ctx::{Match, RequestCtx};
 use super::forward::{self, Trust};
 use super::record::Outline;
 use super::{Gateway, fault};
-use crate::downstream::{self, Wire};
+use crate::downstream::{self, Upgrade, Wire};
 use crate::error::GatewayError;
 use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
@@ -24,8 +24,15 @@ impl Gateway {
         // The wire bounds the client's silence, without a timer for every read.
         session.set_read_timeout(None);
         session.set_total_drain_timeout(Some(DRAIN));
-        if Wire::of(session.as_downstream()).is_some_and(Wire::is_at_its_last_request) {
-            session.set_keepalive(None);
+        if let Some(wire) = Wire::of(session.as_downstream()) {
+            let (is_last, upgrade) = (wire.is_at_its_last_request(), wire.upgrade());
+            if is_last {
+                session.set_keepalive(None);
+            }
+            if upgrade == Upgrade::Unknown {
+                // For Pingora every request with this field is the beginning of a tunnel.
+                session.req_header_mut().remove_header(&http::header::UPGRADE);
+            }
         }
 
         if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {

@@ -114,8 +114,6 @@ fn downstream(kind: &ErrorType) -> GatewayError {
         // A stream that the client, or a fault of its frames, has reset is gone: nothing can be answered on it.
         ReadError | WriteError | ConnectionClosed | H2Error => GatewayError::ClientGone,
         WriteTimedout => GatewayError::ClientSlow,
-        // Its nominations are the one thing of a head that is looked at this late.
-        InvalidHTTPHeader => GatewayError::BadRequest("Connection names a header that cannot be left out"),
         _ => GatewayError::BadRequest("the request's body is malformed"),
     }
 }

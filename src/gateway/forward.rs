@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts as ReqParts;
 use http::response::Parts as RespParts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
@@ -15,7 +15,9 @@ use super::ctx::RequestCtx;
 use super::purpose;
 use crate::downstream::{Ends, address_value, authority_is_valid};
 use crate::error::GatewayError;
-use crate::platforms::head::{looks_like_another, nominated, refuse_look_alikes, remove_fields};
+use crate::platforms::head::{
+    is_hop_by_hop, looks_like_another, nominated, refuse_look_alikes, remove_fields,
+};
 use crate::platforms::{Origin, Streamed, Target};
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
@@ -43,6 +45,8 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 pub struct Asker<'a> {
     pub ends: Ends,
     pub is_tls: bool,
+    /// The host that it asked for.
+    pub host: Option<HeaderValue>,
     /// The client's address, as far as it can be believed.
     pub client: IpAddr,
     pub trust: Trust,
@@ -166,6 +170,7 @@ pub(super) fn rewrite(
     let function = ctx.function().ok_or(GatewayError::Internal)?;
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
     let mut parts = take(req);
+    leave_connection(&mut parts.headers, purpose(session));
     // Before the fields of ours are among them, which have none.
     let may_look_alike = parts.headers.keys().any(looks_like_another);
     announce(&mut parts.headers, ctx.asker(session))?;
@@ -183,9 +188,23 @@ pub(super) fn rewrite(
     Ok(())
 }
 
+/// Leaves out what speaks of the client's connection only; the wish for a WebSocket is made anew. Pingora would do so as well, but asks
+/// the map for each of a dozen names, which hardly a request has.
+pub fn leave_connection(headers: &mut HeaderMap, purpose: Use) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
+    let nominated: Vec<HeaderName> = nominated(headers.get_all(CONNECTION).iter()).collect();
+    remove_fields(headers, |name| is_hop_by_hop(name) || nominated.contains(name));
+    if purpose == Use::Tunnel {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
 pub fn announce(headers: &mut HeaderMap, asker: Asker<'_>) -> Result<(), GatewayError> {
-    let Asker { ends: Ends { peer, port }, is_tls, client, trust, request_id } = asker;
+    let Asker { ends: Ends { peer, port }, is_tls, host, client, trust, request_id } = asker;
     let peer_is_trusted = trust == Trust::Peer;
     if !peer_is_trusted {
         // Servers believe more of them than are set here: `-Prefix`, `-Ssl`, `-Scheme`, `-Server`.
@@ -208,7 +227,7 @@ pub fn announce(headers: &mut HeaderMap, asker: Asker<'_>) -> Result<(), Gateway
         headers.insert(X_FORWARDED_PORT, port);
     }
     if !keeps(headers, &X_FORWARDED_HOST) {
-        match headers.get(HOST).cloned() {
+        match host {
             Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
             None => drop(headers.remove(&X_FORWARDED_HOST)),
         }
@@ -348,7 +367,7 @@ mod tests {
             for (name, value) in fields {
                 head.append_header(*name, *value).unwrap();
             }
-            let authority = head.headers.get(HOST).map_or("", |host| host.to_str().unwrap());
+            let authority = head.headers.get(http::header::HOST).map_or("", |host| host.to_str().unwrap());
             let peers = Origin { scheme: Scheme::Http, authority };
             let clients = origin_before(&head, peers);
             let text = |origin: Origin<'_>| format!("{:?} {}", origin.scheme, origin.authority);

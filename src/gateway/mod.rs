@@ -45,7 +45,7 @@ use self::limits::{Load, take_place};
 use self::record::{Ledger, Outline};
 use self::sweep::Errand;
 pub use self::sweep::Sweeper;
-use crate::downstream::{Guard, Wire};
+use crate::downstream::{Guard, Upgrade, Wire};
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::Target;
@@ -468,5 +468,8 @@ fn ended_well(session: &Session, error: &Error) -> bool {
 }
 
 fn purpose(session: &Session) -> Use {
-    if session.as_downstream().is_upgrade_req() { Use::Tunnel } else { Use::Exchange }
+    match Wire::of(session.as_downstream()).map(Wire::upgrade) {
+        Some(Upgrade::WebSocket) => Use::Tunnel,
+        _ => Use::Exchange,
+    }
 }

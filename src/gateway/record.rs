@@ -44,7 +44,15 @@ impl Outline {
         }
     }
 
-    /// The host that the client asked for, with its port if it named one; empty without any.
+    /// The host that the client asked for, with its port if it named one.
+    pub(super) fn host(&self) -> Option<HeaderValue> {
+        match self.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => self.host.clone(),
+        }
+    }
+
+    /// The same as text; empty without any.
     pub(super) fn authority(&self) -> &str {
         match self.uri.authority() {
             Some(authority) => authority.as_str(),

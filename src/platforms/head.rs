@@ -205,22 +205,27 @@ impl HopByHop {
     }
 
     pub fn contains(&self, name: &HeaderName) -> bool {
-        let is_always = matches!(
-            name.as_str(),
-            "connection"
-                | "content-length"
-                | "expect"
-                | "keep-alive"
-                | "proxy-authenticate"
-                | "proxy-authorization"
-                | "proxy-connection"
-                | "te"
-                | "trailer"
-                | "transfer-encoding"
-                | "upgrade"
-        );
-        is_always || self.nominated.contains(name)
+        is_hop_by_hop(name)
+            || matches!(name.as_str(), "content-length" | "expect")
+            || self.nominated.contains(name)
     }
+}
+
+/// Whether a field of this name speaks of one connection only, wherever it stands (RFC 9110 section 7.6.1).
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Leaves out what speaks of the client's connection only.

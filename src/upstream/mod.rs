@@ -337,7 +337,8 @@ fn template(terms: &Terms, tally: Arc<dyn Tally>) -> HttpPeer {
         count: 3,
         user_timeout: Duration::from_secs(30),
     });
-    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
+    // The gateway has left out what is not for the function.
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     options.tracer = Some(Tracer(Box::new(Tallied(tally))));
     peer
 }

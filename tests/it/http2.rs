@@ -38,8 +38,24 @@ async fn a_request_passes_with_all_it_has() {
     );
     assert_eq!(seen.header("x-custom"), Some("yes"));
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
+    assert_eq!(seen.header("x-forwarded-host"), Some("localhost"));
     assert_eq!(seen.all("cookie"), ["a=1; b=2"]);
     assert_eq!(seen.all("host"), [origin.addr().to_string()]);
+}
+
+#[tokio::test]
+async fn a_function_of_http2_learns_the_same() {
+    let ca = Ca::new();
+    let origin = Origin::http2().echo().start().await;
+    let target = format!("http: {{ url: '{}/', http2: on }}", origin.url());
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/fn", &target)).await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    assert_eq!(client.call(Http2::get("https://localhost/fn")).await.unwrap().status(), 200);
+
+    let seen = origin.only_request();
+    assert_eq!(seen.header("x-forwarded-host"), Some("localhost"));
+    assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
 }
 
 #[tokio::test]

@@ -372,6 +372,40 @@ async fn only_websockets_may_upgrade() {
     assert_eq!((echo.header("upgrade"), echo.header("http2-settings")), (None, None));
 }
 
+/// Clients ask for HTTP/2 in this way, and nobody has to follow.
+#[tokio::test]
+async fn who_asks_for_no_websocket_is_served_like_anybody() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            match exchange.target() {
+                "/silent" => exchange.peer_closed().await,
+                _ => exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await,
+            }
+        })
+        .start()
+        .await;
+    let gateway = Gateway::start(&route("/*", &openfunction(&origin, "timeout: 300"))).await;
+
+    for (method, upgrade) in [("GET", "h2c"), ("POST", "websocket"), ("GET", "websocket, h2c")] {
+        let mut client = gateway.client().await;
+        let head =
+            format!("Host: h\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\nContent-Length: 0\r\n\r\n");
+        for path in ["/quick", "/quick", "/silent"] {
+            client.send(format!("{method} {path} HTTP/1.1\r\n{head}")).await;
+            let answer = client.response(method).await;
+            match path {
+                "/silent" => assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout")),
+                _ => assert_eq!(answer.text(), "ok"),
+            }
+        }
+    }
+
+    let requests = origin.requests();
+    assert!(requests.iter().all(|request| request.header("upgrade").is_none()));
+    // Each silence costs one.
+    assert_eq!(origin.accepted(), 3);
+}
+
 #[tokio::test]
 async fn a_body_that_breaks_off_is_cut_for_the_client_too() {
     for (name, bytes) in [

@@ -311,23 +311,38 @@ fn oversize_is_refused_before_it_is_read_in_full() {
 }
 
 #[track_caller]
-fn check_upgrade(name: &str, bytes: &[u8], expected: bool) {
+fn check_upgrade(name: &str, bytes: &[u8], expected: Upgrade) {
     assert_eq!(judge(bytes).unwrap().unwrap().upgrade, expected, "{name}");
 }
 
 #[test]
 fn only_a_plain_websocket_handshake_may_upgrade() {
+    use Upgrade::{Unknown, WebSocket};
     let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").into_bytes();
-    check_upgrade("websocket", &get("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"), true);
-    check_upgrade("h2c", &get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"), false);
-    check_upgrade("not in Connection", &get("Upgrade: websocket\r\n"), false);
-    check_upgrade("without Upgrade", &get("Connection: upgrade\r\n"), false);
-    check_upgrade(
-        "with a body",
-        &get("Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n"),
-        false,
-    );
-    check_upgrade("with POST", &with("Connection: upgrade\r\nUpgrade: websocket\r\n"), false);
+    let socket = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+    check_upgrade("websocket", &get("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"), WebSocket);
+    check_upgrade("h2c", &get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"), Unknown);
+    check_upgrade("one of two", &get(&format!("{socket}Upgrade: h2c\r\n")), Unknown);
+    check_upgrade("twice", &get(&format!("{socket}Upgrade: websocket\r\n")), Unknown);
+    check_upgrade("not in Connection", &get("Upgrade: websocket\r\n"), Unknown);
+    check_upgrade("without Upgrade", &get("Connection: upgrade\r\n"), Upgrade::None);
+    check_upgrade("with a body", &get(&format!("{socket}Content-Length: 3\r\n")), Unknown);
+    check_upgrade("with POST", &with(socket), Unknown);
+}
+
+#[test]
+fn connection_names_what_may_be_left_out() {
+    let connection = |value: &str| with(&format!("Connection: {value}\r\n"));
+    for good in ["close", "keep-alive, Authorization", "x-a,,x-b, ", "content-length"] {
+        check_framing(good, &connection(good), Framing::None);
+    }
+    for bad in ["host", "close, Host", "X-Forwarded-For", "x-forwarded-ssl", ":authority", "\"host\"", "x a"]
+    {
+        check_refused(bad, &connection(bad), 400);
+    }
+    check_framing("most", &connection(&["x"; CONNECTION_OPTIONS].join(",")), Framing::None);
+    check_refused("more", &connection(&["x"; CONNECTION_OPTIONS + 1].join(",")), 400);
+    check_refused("more, in two fields", &with(&"Connection: a, b, c, d, e, f\r\n".repeat(2)), 400);
 }
 
 #[test]
