@@ -93,7 +93,7 @@ pub(super) fn map(
     let function = ctx.function().ok_or(GatewayError::Internal)?;
     let Target::Streamed(target) = &function.target else { return Err(GatewayError::Internal) };
     let call_id = notice_call_id(resp, target);
-    let mapped = target.map_response(&ctx.call(session), resp);
+    let mapped = target.map_response(|| ctx.call(session), resp);
     let refused = notice_refusal(session.req_header(), resp, function);
     ctx.activation_id = call_id;
     let verdict = mapped?;

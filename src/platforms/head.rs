@@ -144,7 +144,7 @@ pub fn refuse_look_alikes(headers: &HeaderMap) -> Result<(), GatewayError> {
 
 /// Whether a name has a `_` where another may have a `-`.
 pub fn looks_like_another(name: &HeaderName) -> bool {
-    name.as_str().contains('_')
+    memchr::memchr(b'_', name.as_str().as_bytes()).is_some()
 }
 
 /// What the functions frameworks say of the function's own code. A failure has status 500, but so has what a function answers.

@@ -75,7 +75,11 @@ impl Streamed for Http {
         Ok(())
     }
 
-    fn map_response(&self, _: &Call<'_>, _: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+    fn map_response<'c>(
+        &self,
+        _: impl FnOnce() -> Call<'c>,
+        _: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError> {
         Ok(Verdict::Answered)
     }
 }

@@ -101,7 +101,11 @@ impl Streamed for Knative {
         }
     }
 
-    fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+    fn map_response<'c>(
+        &self,
+        _: impl FnOnce() -> Call<'c>,
+        resp: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError> {
         match read_status(resp) {
             Verdict::Answered if may_come_from_the_way(resp) => Ok(Verdict::InBody),
             verdict => Ok(verdict),

@@ -107,8 +107,13 @@ pub trait Streamed {
         Readiness::Ready
     }
 
-    /// Makes the function's head the client's. An `Err` is answered in its place.
-    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError>;
+    /// Makes the function's head the client's. An `Err` is answered in its place. Few have to know of the call for that, so it is put
+    /// together for them only.
+    fn map_response<'c>(
+        &self,
+        call: impl FnOnce() -> Call<'c>,
+        resp: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError>;
 
     /// What the start of a body says, after [`Verdict::InBody`]. At most some KiB of it are shown.
     fn read_body(&self, _status: StatusCode, _start: &[u8]) -> Option<Reported> {
@@ -288,7 +293,11 @@ impl Streamed for StreamedTarget {
         }
     }
 
-    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+    fn map_response<'c>(
+        &self,
+        call: impl FnOnce() -> Call<'c>,
+        resp: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError> {
         match self {
             StreamedTarget::AzureFunctions(target) => target.map_response(call, resp),
             StreamedTarget::Http(target) => target.map_response(call, resp),

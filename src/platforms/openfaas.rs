@@ -122,14 +122,18 @@ impl Streamed for OpenFaas {
         Ok(())
     }
 
-    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+    fn map_response<'c>(
+        &self,
+        call: impl FnOnce() -> Call<'c>,
+        resp: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError> {
         match self.mode {
             // Nothing of the function's is ever answered here.
             Mode::Async { .. } if resp.status.is_server_error() => Ok(Verdict::Failed(Reported::NotReached)),
             Mode::Async { .. } => Ok(Verdict::Answered),
             // A watchdog has measured what a function has answered.
             Mode::Sync { .. } if resp.headers.contains_key(DURATION) => Ok(Verdict::Answered),
-            Mode::Sync { empty: RawEmpty::Timeout } if is_empty_200(call.method, resp) => {
+            Mode::Sync { empty: RawEmpty::Timeout } if is_empty_200(call().method, resp) => {
                 Err(GatewayError::UpstreamTimeout)
             }
             Mode::Sync { .. } => match resp.status.as_u16() {

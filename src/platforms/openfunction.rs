@@ -71,7 +71,11 @@ impl Streamed for OpenFunction {
         cold_marker(resp)
     }
 
-    fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+    fn map_response<'c>(
+        &self,
+        _: impl FnOnce() -> Call<'c>,
+        resp: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError> {
         Ok(read_status(resp))
     }
 }

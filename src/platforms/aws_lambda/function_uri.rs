@@ -64,7 +64,11 @@ impl Streamed for Url {
         self.apikey.is_some() && !self.takes(asked, &API_KEY)
     }
 
-    fn map_response(&self, _: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+    fn map_response<'c>(
+        &self,
+        _: impl FnOnce() -> Call<'c>,
+        resp: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError> {
         Ok(reported(resp).map_or(Verdict::Answered, Verdict::Failed))
     }
 

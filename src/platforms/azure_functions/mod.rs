@@ -117,10 +117,15 @@ impl Streamed for AzureFunctions {
         }
     }
 
-    fn map_response(&self, call: &Call<'_>, resp: &mut ResponseHeader) -> Result<Verdict, GatewayError> {
+    fn map_response<'c>(
+        &self,
+        call: impl FnOnce() -> Call<'c>,
+        resp: &mut ResponseHeader,
+    ) -> Result<Verdict, GatewayError> {
         if let Some(location) = resp.headers.get(LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
-            let url = self.with_app(call, |app| self.durable.url(app, call, &location))?;
+            let call = call();
+            let url = self.with_app(&call, |app| self.durable.url(app, &call, &location))?;
             if let Some(url) = url {
                 let url = HeaderValue::try_from(url).map_err(|_| GatewayError::Internal)?;
                 resp.insert_header(LOCATION, url).map_err(|_| GatewayError::Internal)?;

@@ -123,7 +123,7 @@ fn a_request_for_an_orchestration_carries_the_sealed_key_and_no_other() {
     let mut resp = ResponseHeader::build(202, None).unwrap();
     let own = "/runtime/webhooks/durabletask/instances/1?taskHub=h&code=system";
     resp.insert_header(LOCATION, format!("https://app.azurewebsites.net{own}")).unwrap();
-    assert_eq!(function.map_response(&start, &mut resp), Ok(Verdict::Answered));
+    assert_eq!(function.map_response(|| start, &mut resp), Ok(Verdict::Answered));
     let location = resp.headers[LOCATION].to_str().unwrap();
 
     let target = location.strip_prefix("http://api.example.com").unwrap();
@@ -147,7 +147,7 @@ fn verdict(status: u16, fields: &[(&'static str, &str)], expected: Result<Verdic
     for (name, value) in fields {
         resp.append_header(*name, *value).unwrap();
     }
-    assert_eq!(function(NONE).map_response(&call(), &mut resp), expected, "{status} {fields:?}");
+    assert_eq!(function(NONE).map_response(call, &mut resp), expected, "{status} {fields:?}");
     assert!(
         expected.is_err()
             || !matches!(expected, Ok(Verdict::Rewritten { .. }))

@@ -171,7 +171,7 @@ fn says(status: u16, fields: &[(&'static str, &str)], body: &str, expected: Opti
     for (name, value) in fields {
         resp.insert_header(*name, *value).unwrap();
     }
-    let said = match target.map_response(&call(), &mut resp).unwrap() {
+    let said = match target.map_response(call, &mut resp).unwrap() {
         Verdict::InBody => target.read_body(resp.status, body.as_bytes()),
         Verdict::Failed(reported) => Some(reported),
         _ => None,

@@ -173,7 +173,7 @@ fn answers(
         resp.insert_header(*name, *value).unwrap();
     }
     let said =
-        target.map_response(&Call { method: &method, ..call() }, &mut resp).map(|verdict| match verdict {
+        target.map_response(|| Call { method: &method, ..call() }, &mut resp).map(|verdict| match verdict {
             Verdict::InBody => target.read_body(resp.status, body.as_bytes()),
             Verdict::Failed(reported) => Some(reported),
             _ => None,
