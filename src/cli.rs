@@ -215,7 +215,8 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
 fn summary(file: &Path, plan: &Plan) -> String {
     let certificates = plan.settings.listeners.iter().map(|listener| listener.identities.len()).sum();
     let series = telemetry::series_bound(plan.routes.len(), certificates);
-    format!("{}: ok, {} routes, at most {series} metric series\n", file.display(), plan.routes.len())
+    let routes = app::counted_routes(plan.routes.len());
+    format!("{}: ok, {routes}, at most {series} metric series\n", file.display())
 }
 
 fn routes(args: &RoutesArgs) -> anyhow::Result<Outcome> {

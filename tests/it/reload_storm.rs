@@ -187,7 +187,7 @@ async fn the_service_manager_hears_of_each_reload_that_was_asked_for() {
         "{reloading}"
     );
     let ready = told(&manager).await;
-    assert!(ready.contains("READY=1\nSTATUS=serving 1 routes"), "{ready}");
+    assert!(ready.contains("READY=1\nSTATUS=serving 1 route, reloaded"), "{ready}");
 
     assert!(!gateway.reload("routes: 5\n").await);
     // The file was noticed by itself, or by the signal, or both.
