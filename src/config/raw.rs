@@ -113,7 +113,7 @@ pub(super) struct AccessLogTarget {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
-    /// The largest request body; bytes, or with a unit (default 64MiB)
+    /// The largest request body; bytes, or with a unit like `KiB` or `KB` (default 64MiB)
     pub(super) body: Option<Written>,
     /// The longest time for a request's head to arrive (default 10s)
     pub(super) header_timeout: Option<Written>,
