@@ -158,6 +158,7 @@ impl App {
             hosts: snapshot.load().settings.admin.hosts.clone(),
         };
         status.bound(&addresses);
+        let reached = reached(&addresses, admin.local_addr().ok());
         let admin_page = tokio::spawn(admin_page.serve(admin));
         let looking = admin_page.abort_handle();
         watch_over("the admin listener", admin_page);
@@ -165,7 +166,7 @@ impl App {
         tokio::spawn(reopen(access_log.clone(), reopening));
         let watchdog = feed_watchdog();
 
-        notify_ready(&snapshot.load());
+        notify_ready(&snapshot.load(), &reached);
         let end = tokio::select! {
             ended = stop.wait(&mut accepting) => ended.map(|()| End::Stopped)?,
             () = succession.completed() => End::Succeeded,
@@ -357,10 +358,22 @@ fn feed_watchdog() -> Option<tokio::task::JoinHandle<()>> {
     }))
 }
 
-fn notify_ready(snapshot: &Snapshot) {
-    let status = format!("serving {} routes", snapshot.routes.values().count());
+fn notify_ready(snapshot: &Snapshot, reached: &str) {
+    let status = format!("serving {} {reached}", counted_routes(snapshot.routes.values().count()));
     log::info!("{status}");
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
+}
+
+/// `on 127.0.0.1:9080, admin on 127.0.0.1:9180`
+fn reached(listeners: &[std::net::SocketAddr], admin: Option<std::net::SocketAddr>) -> String {
+    let mut listeners: Vec<_> = listeners.iter().map(ToString::to_string).collect();
+    listeners.extend(admin.map(|admin| format!("admin on {admin}")));
+    format!("on {}", listeners.join(", "))
+}
+
+/// `1 route`, `2 routes`
+pub fn counted_routes(count: usize) -> String {
+    format!("{count} route{}", if count == 1 { "" } else { "s" })
 }
 
 pub fn notify(states: &[sd_notify::NotifyState<'_>]) {

@@ -1,5 +1,7 @@
 //! The verbs: `run`, `check`, `routes`, `demo`, `completions`, `man`, `schema`.
 
+mod man;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,9 +37,8 @@ struct Cli {
 enum Verb {
     /// Serve the routes of a configuration file (the default verb)
     ///
-    /// A changed file is loaded by itself, and on SIGHUP; a faulty one changes nothing. SIGUSR1 opens the access log's file anew.
-    /// SIGUSR2 starts the installed binary anew, which takes the listeners over. SIGTERM and SIGINT close the listeners after
-    /// `drain_delay` and finish what is in flight, for as long as `shutdown_grace` allows.
+    /// A changed file is loaded by itself; a faulty one changes nothing.
+    #[command(after_long_help = man::signals())]
     Run(RunArgs),
     /// Do everything a start does except listen, and say what is wrong
     ///
@@ -53,8 +54,12 @@ enum Verb {
         /// The shell that reads the script
         shell: clap_complete::Shell,
     },
-    /// Print the man page
-    Man,
+    /// Print the man page, or write all of them
+    Man {
+        /// Write the pages of the program and of its verbs into this directory
+        #[arg(long, value_name = "DIRECTORY")]
+        into: Option<PathBuf>,
+    },
     /// Print the JSON Schema (draft-07) of the configuration file, for editors
     Schema,
 }
@@ -158,11 +163,7 @@ pub fn main() -> anyhow::Result<Outcome> {
             clap_complete::generate(shell, &mut Cli::command(), "fngate", &mut script);
             print(&script)
         }
-        Verb::Man => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            print(&page)
-        }
+        Verb::Man { into } => write_pages(into.as_deref()),
         Verb::Schema => print(format!("{:#}\n", config::schema()).as_bytes()),
     }
 }
@@ -215,7 +216,8 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
 fn summary(file: &Path, plan: &Plan) -> String {
     let certificates = plan.settings.listeners.iter().map(|listener| listener.identities.len()).sum();
     let series = telemetry::series_bound(plan.routes.len(), certificates);
-    format!("{}: ok, {} routes, at most {series} metric series\n", file.display(), plan.routes.len())
+    let routes = app::counted_routes(plan.routes.len());
+    format!("{}: ok, {routes}, at most {series} metric series\n", file.display())
 }
 
 fn routes(args: &RoutesArgs) -> anyhow::Result<Outcome> {
@@ -284,6 +286,16 @@ fn explain(plan: Plan, request: &str) -> anyhow::Result<Outcome> {
     let known = verdicts.contains(&Verdict::OtherMethod);
     println!("{}", if known { "405 method_not_allowed" } else { "404 no_route" });
     Ok(Outcome::No)
+}
+
+fn write_pages(into: Option<&Path>) -> anyhow::Result<Outcome> {
+    let pages = man::pages(Cli::command())?;
+    let Some(directory) = into else { return print(&pages[0].1) };
+    for (name, page) in pages {
+        let path = directory.join(name);
+        std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(Outcome::Done)
 }
 
 fn run_demo(args: &DemoArgs) -> anyhow::Result<Outcome> {

@@ -183,11 +183,11 @@ impl GatewayError {
     pub fn message(&self) -> &'static str {
         use GatewayError::*;
         match self {
-            NoRoute => "no route matches this host and path",
+            NoRoute => "nothing is served at this host and path",
             MethodNotAllowed(_) => "this path does not take this method",
             BadRequest(reason) | BadRequestAs(_, reason) => reason,
             BadPath => {
-                "the path is not acceptable: it has dot segments, control characters or broken escapes"
+                "the path is not acceptable: it has dot segments, control characters or broken escapes, or a name that the platform would not take"
             }
             BodyTooLarge => "the body is larger than this gateway accepts",
             HeadersTooLarge => "the request's head is larger than this gateway accepts",

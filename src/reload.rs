@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use self::watch::Watch;
 use crate::admin::Status;
-use crate::app::notify as tell_manager;
+use crate::app::{counted_routes, notify as tell_manager};
 use crate::config;
 use crate::snapshot::{Plan, Settings, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
@@ -142,8 +142,10 @@ impl Reloader {
 
     /// All of the plan or, with a reason, nothing of it.
     async fn take(&self, plan: Plan, running: Arc<Snapshot>) -> Result<(), String> {
-        if let Some(key) = needs_restart(&running.settings, &plan.settings) {
-            return Err(format!("`{key}` changed, which takes a restart; the running configuration stays"));
+        let keys = need_restart(&running.settings, &plan.settings);
+        if !keys.is_empty() {
+            let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            return Err(format!("{keys} changed, which takes a restart; the running configuration stays"));
         }
         let kept = crate::app::kept_connections(&plan);
         // The last step that can fail.
@@ -182,7 +184,7 @@ impl Reloader {
 
         self.metrics.reload_succeeded(&snapshot.hash);
         self.status.reload_succeeded(&snapshot.hash, snapshot.generation);
-        let outcome = format!("serving {} routes, reloaded", snapshot.routes.values().count());
+        let outcome = format!("serving {}, reloaded", counted_routes(snapshot.routes.values().count()));
         log::info!("{outcome} (configuration {})", snapshot.hash);
         tell_manager(&[NotifyState::Ready, NotifyState::Status(&outcome)]);
     }
@@ -207,26 +209,20 @@ impl Reloader {
     }
 }
 
-/// The first key whose change cannot be applied to a running process.
-fn needs_restart(running: &Settings, new: &Settings) -> Option<&'static str> {
+/// The keys whose change cannot be applied to a running process.
+fn need_restart(running: &Settings, new: &Settings) -> Vec<&'static str> {
     let shape = |settings: &Settings| -> Vec<_> {
         settings.listeners.iter().map(|listener| (listener.address, listener.identities.is_empty())).collect()
     };
-    if shape(running) != shape(new) {
-        return Some("listeners");
-    }
-    if running.threads != new.threads {
-        return Some("threads");
-    }
-    if running.admin != new.admin {
-        return Some("admin");
-    }
-    // The HTTP/2 library is told once.
-    let (running, new) = (&running.limits, &new.limits);
-    if running.http2_streams != new.http2_streams {
-        return Some("limits.http2_streams");
-    }
-    (running.head.whole != new.head.whole).then_some("limits.header_size")
+    let changed = [
+        ("listeners", shape(running) != shape(new)),
+        ("threads", running.threads != new.threads),
+        ("admin", running.admin != new.admin),
+        // The HTTP/2 library is told these once.
+        ("limits.http2_streams", running.limits.http2_streams != new.limits.http2_streams),
+        ("limits.header_size", running.limits.head.whole != new.limits.head.whole),
+    ];
+    changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
 }
 
 /// How often the system's files about names are looked at.

@@ -41,6 +41,13 @@ pub fn resolve(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
     Some(Secret::new(text))
 }
 
+/// What basic authentication sends has two parts. `form` is what a right one looks like.
+pub fn warn_without_colon(token: &Secret, form: &str, scope: &Scope<'_>) {
+    if !token.expose().contains(':') {
+        scope.warn("the service token has no `:`", form);
+    }
+}
+
 /// Reads a credential that systemd keeps for this service. It cannot change while the service runs, so that its file is neither
 /// watched nor part of the configuration's digest, and a check from outside comes to the same digest.
 fn credential(name: &str, scope: &Scope<'_>) -> Option<String> {

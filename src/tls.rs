@@ -151,7 +151,7 @@ fn read_chain(file: &NamedFile<'_>) -> Result<Vec<CertificateDer<'static>>, Inva
 
 fn no_certificate(path: &Path) -> Invalid {
     Invalid::new(format!("`{}` holds no certificate", path.display()))
-        .hint("PEM, with a section `-----BEGIN CERTIFICATE-----`")
+        .hint("a PEM file, which has a section `BEGIN CERTIFICATE`")
 }
 
 fn read_key(file: &NamedFile<'_>) -> Result<Arc<dyn SigningKey>, Invalid> {
@@ -163,7 +163,7 @@ fn read_key(file: &NamedFile<'_>) -> Result<Arc<dyn SigningKey>, Invalid> {
     }
     let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
         pem::Error::NoItemsFound => {
-            invalid("holds no private key").hint("PEM, with a section `-----BEGIN PRIVATE KEY-----`")
+            invalid("holds no private key").hint("a PEM file, which has a section `BEGIN PRIVATE KEY`")
         }
         _ => invalid("is broken PEM"),
     })?;

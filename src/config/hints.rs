@@ -36,6 +36,14 @@ impl<'k> Meant<'k> {
         if let Some((holder, shape)) = outer.and_then(below) {
             return meant(shape, format!("`{key}` is a key of `{holder}`"));
         }
+        let further_in = known.iter().find_map(|(holder, shape)| {
+            let (_, shape) =
+                shape.keys().flat_map(|(_, shape)| shape.keys()).find(|(name, _)| *name == key)?;
+            Some((holder, shape))
+        });
+        if let Some((holder, shape)) = further_in {
+            return meant(shape, format!("`{key}` stands two levels further in, under `{holder}`"));
+        }
         Meant { shape: None, hint: format!("known here: {}", quoted(known.keys())) }
     }
 }

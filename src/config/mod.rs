@@ -61,7 +61,8 @@ pub fn check(path: &Path) -> Loaded {
 
 /// Compiles a configuration that is not in a file. `path` is what it is called, and where relative paths start.
 pub fn load_text(path: &Path, text: String) -> Loaded {
-    load_source(path, Source::checked(path, text.into_bytes(), Exposure::Private), book(path))
+    let source = Source::checked(path, text.into_bytes(), Exposure::Private, source::THE_FILE);
+    load_source(path, source, book(path))
 }
 
 /// Relative paths start where the file is.
@@ -123,7 +124,7 @@ impl<'b> Loader<'b> {
     }
 
     fn load(&mut self, path: &Path, source: Result<Source, Invalid>) -> Option<(Settings, Vec<Route>)> {
-        let root = self.take_in(path, source)?;
+        let root = self.take_in(path, source, None)?;
         let defaults =
             root.as_mapping().and_then(|root| root.get("defaults")).map(|entry| Rc::clone(&entry.value));
         let document = Document::new(root, Self::target_shape(), defaults.as_deref());
@@ -131,8 +132,8 @@ impl<'b> Loader<'b> {
         SHAPES.main.check(&document.root, &scope, &mut self.seen);
         let included = self.expand_includes(path, &document, &scope.key("include"));
         self.documents.push(Some(document));
-        for path in included {
-            let root = self.take_in(&path, Source::read_included(&path));
+        for (path, named_at) in included {
+            let root = self.take_in(&path, Source::read_included(&path), Some(&named_at));
             let document = root.map(|root| Document::new(root, Self::target_shape(), defaults.as_deref()));
             if let Some(document) = &document {
                 let scope = Scope::root(self.book, self.documents.len());
@@ -147,15 +148,23 @@ impl<'b> Loader<'b> {
         SHAPES.main.key("routes")?.item()?.key("target")
     }
 
-    /// Gives a file the next number and parses it.
-    fn take_in(&mut self, path: &Path, source: Result<Source, Invalid>) -> Option<Rc<Node>> {
+    /// Gives a file the next number and parses it. `named_at` is where another file includes it.
+    fn take_in(
+        &mut self,
+        path: &Path,
+        source: Result<Source, Invalid>,
+        named_at: Option<&Scope<'_>>,
+    ) -> Option<Rc<Node>> {
         let file = self.sources.len();
         self.files.insert(path.to_owned());
         let source = match source {
             Ok(source) => source,
-            Err(Invalid { message, hint }) => {
+            Err(invalid) => {
                 self.sources.push(Source::missing(path));
-                self.found.push(Found::of_file(file, message, hint));
+                match named_at {
+                    Some(scope) => drop(scope.accept::<()>(Err(invalid))),
+                    None => self.found.push(Found::of_file(file, invalid.message, invalid.hint)),
+                }
                 return None;
             }
         };
@@ -176,7 +185,13 @@ impl<'b> Loader<'b> {
         root
     }
 
-    fn expand_includes(&mut self, main: &Path, document: &Document, scope: &Scope<'_>) -> Vec<PathBuf> {
+    /// The files, each with the place that names it.
+    fn expand_includes<'s>(
+        &mut self,
+        main: &Path,
+        document: &Document,
+        scope: &Scope<'s>,
+    ) -> Vec<(PathBuf, Scope<'s>)> {
         let base = main.parent().unwrap_or(Path::new(""));
         let patterns = document.top("include").and_then(|patterns| patterns.as_list()).unwrap_or_default();
         let mut paths = Vec::new();
@@ -195,12 +210,11 @@ impl<'b> Loader<'b> {
             }
             // `*.yaml` beside the main file means the others.
             let main = fs::canonicalize(main).ok();
-            paths.extend(
-                hits.into_iter().filter(|path| main.is_none() || fs::canonicalize(path).ok() != main),
-            );
+            let hits = hits.into_iter().filter(|path| main.is_none() || fs::canonicalize(path).ok() != main);
+            paths.extend(hits.map(|path| (path, scope.clone())));
         }
         let mut seen = HashSet::new();
-        paths.retain(|path| seen.insert(path.clone()));
+        paths.retain(|(path, _)| seen.insert(path.clone()));
         paths
     }
 

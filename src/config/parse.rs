@@ -98,13 +98,24 @@ impl<'t> Builder<'t> {
                 Ok((event, span)) => self.take(event, span)?,
                 Err(error) => {
                     let at = self.cursor.byte_of(error.marker());
-                    let (message, hint) = in_plain_words(error.info());
+                    let (message, mut hint) = in_plain_words(error.info());
+                    if self.has_brace_in_text(at) {
+                        hint = Some("a text with `{` or `}` stands in quotes here, like `\"/b/{id}\"`");
+                    }
                     self.refuse(self.at_text(at), message, hint);
                     return Err(GivenUp);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a text without quotes meets a bracket there: `/b/{id}` within brackets, `{id}.example` anywhere.
+    fn has_brace_in_text(&self, at: usize) -> bool {
+        let (before, behind) = self.cursor.text.split_at(at);
+        let is_text = |c: char| !c.is_whitespace() && !"{}[],:\"'".contains(c);
+        (behind.starts_with('{') && before.ends_with(is_text))
+            || (before.ends_with('}') && behind.starts_with(is_text))
     }
 
     /// What the parser notices only in a blank line below it is shown at the text above.

@@ -113,11 +113,11 @@ pub(super) struct AccessLogTarget {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
-    /// The largest request body; bytes, or with a unit (default 64MiB)
+    /// The largest request body; bytes, or with a unit like `KiB` or `KB` (default 64MiB)
     pub(super) body: Option<Written>,
     /// The longest time for a request's head to arrive (default 10s)
     pub(super) header_timeout: Option<Written>,
-    /// How long a client's idle connection is kept (default 75s)
+    /// How long a client may be silent: between requests, in a body, in taking an answer (default 75s)
     pub(super) idle_timeout: Option<Written>,
     /// The most client connections at once (default 20000)
     #[schemars(range(min = 1))]

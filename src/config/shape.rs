@@ -213,7 +213,7 @@ impl Shape {
             Value::Integer(_) | Value::Float(_) | Value::Bool(_)
                 if self.text.is_some() && !self.is_secret =>
             {
-                Some("in quotes it is text".to_owned())
+                self.text.as_ref().and_then(|choices| choices.instead_of(&node.value))
             }
             Value::Text(text) if self.boolean => match text.to_ascii_lowercase().as_str() {
                 "yes" | "on" | "true" => Some("write `true`".to_owned()),
@@ -226,12 +226,38 @@ impl Shape {
             _ if self.list.as_ref().is_some_and(|list| list.item.takes(&node.value)) => {
                 Some("begin each item with `- `, or put them in `[ ]`".to_owned())
             }
-            _ => None,
+            value => match &self.list {
+                Some(list) => list.item.under_its_key(value).map(|entry| format!("like `- {entry}`")),
+                None => self.under_its_key(value).map(|entry| format!("like `{{ {entry} }}`")),
+            },
         };
         match hint {
             Some(hint) => scope.reject_with(message, hint),
             None => scope.reject(message),
         }
+    }
+
+    /// A value that stands where a mapping with it belongs, under the key that it is meant for: `path: /hello`.
+    fn under_its_key(&self, value: &Value) -> Option<String> {
+        let Some(Keys::Record { known, required }) = &self.keys else { return None };
+        let key = match required.as_slice() {
+            [only] => only,
+            [] => known.first()?.0,
+            _ => return None,
+        };
+        if !known.get(key)?.takes(value) {
+            return None;
+        }
+        let shown = match value {
+            Value::Text(_) if self.holds_secrets() => "…".to_owned(),
+            Value::Text(text) if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)) => {
+                text.to_string()
+            }
+            Value::Text(text) => format!("{text:?}"),
+            Value::Integer(number) => number.to_string(),
+            _ => return None,
+        };
+        Some(format!("{key}: {shown}"))
     }
 
     fn takes(&self, value: &Value) -> bool {
@@ -278,6 +304,20 @@ impl Shape {
     }
 }
 
+impl Choices {
+    /// What was meant by a number or a switch: its text, or the word for it.
+    fn instead_of(&self, value: &Value) -> Option<String> {
+        let Choices(words) = self;
+        let word = match value {
+            _ if words.is_empty() => return Some("in quotes it is text".to_owned()),
+            Value::Bool(true) => "on",
+            Value::Bool(false) => "off",
+            _ => return None,
+        };
+        words.iter().any(|known| known == word).then(|| format!("write `{word}`"))
+    }
+}
+
 impl Number {
     fn of(schema: &Json, must_be_whole: bool) -> Self {
         let (min, max) = match schema["format"].as_str() {
@@ -319,7 +359,7 @@ const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
 impl List {
     fn check(&self, items: &[std::rc::Rc<Node>], scope: &Scope<'_>, seen: &mut Seen) {
         if items.len() < self.min_items {
-            scope.reject_with("the list is empty", "leave the key out for the default");
+            scope.reject_with("the list is empty", "give it an item, or leave the key out");
         }
         for (i, item) in items.iter().enumerate() {
             self.item.check(item, &scope.index(i), seen);
@@ -367,7 +407,7 @@ impl Keys {
                     if shape.is_secret && key.contains(char::is_whitespace) {
                         seen.secrets.push(*key_span);
                         hide_text(value, seen);
-                        let hint = "write `key: value`".to_owned();
+                        let hint = "write `name: value`; a name has no blank".to_owned();
                         scope.reject_unnamed_key("a key with a blank in it", Some(hint));
                     } else {
                         check_map_value(shape, value, &scope, seen);

@@ -28,29 +28,36 @@ pub(super) enum Exposure {
 impl Source {
     /// The file that was asked for, which may be a pipe.
     pub(super) fn read(path: &Path) -> Result<Self, Invalid> {
-        Source::read_from(path, File::open(path))
+        Source::read_from(path, File::open(path), THE_FILE)
     }
 
+    /// A fault of reading it is told where it is named, and so names it.
     pub(super) fn read_included(path: &Path) -> Result<Self, Invalid> {
-        Source::read_from(path, open_regular(path))
+        Source::read_from(path, open_regular(path), &format!("`{}`", path.display()))
     }
 
-    fn read_from(path: &Path, file: io::Result<File>) -> Result<Self, Invalid> {
-        let unreadable = |e: io::Error| Invalid::new(format!("the file cannot be read: {e}"));
+    /// `called` is what messages call the file.
+    fn read_from(path: &Path, file: io::Result<File>, called: &str) -> Result<Self, Invalid> {
+        let unreadable = |e: io::Error| Invalid::new(format!("{called} cannot be read: {e}"));
         let file = file.map_err(unreadable)?;
         let exposure = exposure(&file.metadata().map_err(unreadable)?);
-        Source::checked(path, read_bounded(file).map_err(unreadable)?, exposure)
+        Source::checked(path, read_bounded(file).map_err(unreadable)?, exposure, called)
     }
 
-    pub(super) fn checked(path: &Path, bytes: Vec<u8>, exposure: Exposure) -> Result<Self, Invalid> {
+    pub(super) fn checked(
+        path: &Path,
+        bytes: Vec<u8>,
+        exposure: Exposure,
+        called: &str,
+    ) -> Result<Self, Invalid> {
         if bytes.len() > LARGEST_FILE {
-            return Err(Invalid::new(format!("the file is larger than {} MiB", LARGEST_FILE >> 20))
+            return Err(Invalid::new(format!("{called} is larger than {} MiB", LARGEST_FILE >> 20))
                 .hint("split it, and name the parts under `include`"));
         }
         let text = String::from_utf8(bytes).map_err(|e| {
             let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
             let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-            Invalid::new(format!("the file is not UTF-8: line {line} has other bytes"))
+            Invalid::new(format!("{called} is not UTF-8: line {line} has other bytes"))
         })?;
         Ok(Source::new(path.to_owned(), text, exposure))
     }
@@ -79,6 +86,9 @@ impl Source {
         start..start + text.strip_suffix('\r').unwrap_or(text).len()
     }
 }
+
+/// What the file that was asked for is called.
+pub(super) const THE_FILE: &str = "the file";
 
 /// At most one byte more than a file may have.
 fn read_bounded(file: File) -> io::Result<Vec<u8>> {

@@ -368,7 +368,7 @@ impl Drop for Permit {
 }
 
 const OVERLOADED: Refusal =
-    Refusal { status: 503, code: "overloaded", reason: "There are too many connections." };
+    Refusal { status: 503, code: "overloaded", reason: "there are too many connections" };
 /// How many refused clients may be told so at a time.
 const TURNED_AWAY_LIMIT: usize = 64;
 /// How long a request may take to end that was cut.

@@ -100,7 +100,8 @@ fn split_mix(mut bits: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const REFUSAL: Refusal = Refusal { status: 503, code: "overloaded", reason: "Too many connections." };
+    const REFUSAL: Refusal =
+        Refusal { status: 503, code: "overloaded", reason: "there are too many connections" };
 
     fn written(method: Option<&str>) -> String {
         let mut out = BytesMut::new();
@@ -126,7 +127,7 @@ mod tests {
         let id = body["error"]["request_id"].as_str().unwrap();
         assert!(head.contains(&format!("X-Request-Id: {id}\r\n")), "{head}");
         assert_eq!(body["error"]["code"], "overloaded");
-        assert_eq!(body["error"]["message"], "Too many connections.");
+        assert_eq!(body["error"]["message"], "there are too many connections");
         assert_eq!(body["error"]["route"], serde_json::Value::Null);
     }
 

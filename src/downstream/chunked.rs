@@ -105,7 +105,7 @@ impl Scanner {
             (SizeLf, b'\n') => Data,
             (DataCr, b'\r') => DataLf,
             (DataLf, b'\n') => SizeStart,
-            (DataCr | DataLf, _) => return Err(bad("The data of a chunk is not followed by CRLF.")),
+            (DataCr | DataLf, _) => return Err(bad("the data of a chunk is not followed by CRLF")),
 
             (TrailerStart, b'\r') => LastLf,
             (TrailerName, b':') => self.trailer(TrailerValue)?,
@@ -117,8 +117,8 @@ impl Scanner {
 
             (SizeLf | TrailerLf | LastLf, _) => return Err(BARE_CR),
             (_, b'\n') => return Err(BARE_LF),
-            (TrailerStart | TrailerName | TrailerValue, _) => return Err(bad("A trailer is malformed.")),
-            _ => return Err(bad("A chunk extension is malformed.")),
+            (TrailerStart | TrailerName | TrailerValue, _) => return Err(bad("a trailer is malformed")),
+            _ => return Err(bad("a chunk extension is malformed")),
         })
     }
 
@@ -136,7 +136,7 @@ impl Scanner {
     fn extension(&mut self, next: State) -> Result<State, Refusal> {
         self.extensions += 1;
         if self.extensions > EXTENSIONS_LIMIT {
-            Err(bad("The chunk extensions are too long."))
+            Err(bad("the chunk extensions are too long"))
         } else {
             Ok(next)
         }
@@ -148,9 +148,9 @@ impl Scanner {
     }
 }
 
-const SIZE: Refusal = bad("A chunk size is not one to sixteen hexadecimal digits.");
+const SIZE: Refusal = bad("a chunk size is not one to sixteen hexadecimal digits");
 const TRAILERS_TOO_LARGE: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "The trailers are too large." };
+    Refusal { status: 431, code: "headers_too_large", reason: "the trailers are too large" };
 
 /// Enough for any `u64`; further ones can only be zeros that hide the value.
 const SIZE_DIGITS: u8 = 16;

@@ -341,7 +341,7 @@ impl Budget {
 
 const INNER: &str = "the inner stream is taken only by drop";
 const FLOOD: Refusal =
-    Refusal { status: 429, code: "client_flood", reason: "There are too many frames that carry nothing." };
+    Refusal { status: 429, code: "client_flood", reason: "there are too many frames that carry nothing" };
 /// What a client says before its first frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 const FRAME_HEAD: usize = 9;

@@ -96,8 +96,8 @@ pub(super) const fn bad(reason: &'static str) -> Refusal {
     Refusal { status: 400, code: "bad_request", reason }
 }
 
-pub(super) const BARE_LF: Refusal = bad("A line ends with LF instead of CRLF.");
-pub(super) const BARE_CR: Refusal = bad("There is a CR without LF.");
+pub(super) const BARE_LF: Refusal = bad("a line ends with LF instead of CRLF");
+pub(super) const BARE_CR: Refusal = bad("there is a CR without LF");
 /// Bytes of methods, field names and chunk extension names: `token` of RFC 9110 section 5.6.2.
 pub(super) const TOKEN: u8 = 1;
 /// Bytes of a field value: visible ASCII, blank, tab and the opaque bytes from 0x80.

@@ -104,13 +104,13 @@ pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(
     }
     // RFC 9113 section 8.3.1 wants a path of RFC 3986, which has no other bytes; the library takes some.
     if head.uri.path_and_query().is_some_and(|target| !all(target.as_str().as_bytes(), TARGET)) {
-        return Err(bad("The request target holds a byte that is not allowed there."));
+        return Err(bad("the request target holds a byte that is not allowed there"));
     }
     if head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
-        return Err(bad("The scheme is neither http nor https."));
+        return Err(bad("the scheme is neither http nor https"));
     }
     if head.uri.authority().is_some_and(|authority| !authority_is_valid(authority.as_str().as_bytes())) {
-        return Err(bad("The authority is not a host with an optional port."));
+        return Err(bad("the authority is not a host with an optional port"));
     }
     let mut seen = Seen::default();
     let mut fields = 0;
@@ -124,7 +124,7 @@ pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(
         }
         whole += name.len() + value.len();
         if trim(value).len() < value.len() {
-            return Err(bad("A header value begins or ends with a blank."));
+            return Err(bad("a header value begins or ends with a blank"));
         }
         seen.note(&Field { name, has_underscore: name.contains(&b'_'), value })?;
     }
@@ -151,7 +151,7 @@ impl Search {
             return Ok(true);
         }
         if bytes.first().is_some_and(|&byte| !is(byte, TOKEN)) {
-            return Err(bad("The request line does not begin with a method."));
+            return Err(bad("the request line does not begin with a method"));
         }
         while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked..]) {
             let lf = self.looked + found;
@@ -211,13 +211,13 @@ fn next_field(bytes: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
     match (name, rest) {
         (_, [b':', ..]) if !name.is_empty() => {}
         ([], [b'\r', b'\n', ..]) => return Ok(None),
-        ([], [b' ' | b'\t', ..]) => return Err(bad("A header line begins with a blank.")),
-        ([], [b':', ..]) => return Err(bad("A header has no name.")),
-        (_, [b' ' | b'\t', ..]) => return Err(bad("There is a blank before the colon of a header.")),
-        (_, [b'\r', b'\n', ..]) => return Err(bad("A header line has no colon.")),
+        ([], [b' ' | b'\t', ..]) => return Err(bad("a header line begins with a blank")),
+        ([], [b':', ..]) => return Err(bad("a header has no name")),
+        (_, [b' ' | b'\t', ..]) => return Err(bad("there is a blank before the colon of a header")),
+        (_, [b'\r', b'\n', ..]) => return Err(bad("a header line has no colon")),
         (_, [b'\n', ..]) => return Err(BARE_LF),
         (_, [b'\r', ..]) => return Err(BARE_CR),
-        _ => return Err(bad("A header name holds a byte that is not allowed there.")),
+        _ => return Err(bad("a header name holds a byte that is not allowed there")),
     }
     let start = colon + 1;
     let end = start + value_span(&bytes[start..]);
@@ -225,7 +225,7 @@ fn next_field(bytes: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
         [b'\r', b'\n', ..] => {}
         [b'\r', ..] => return Err(BARE_CR),
         [b'\n', ..] => return Err(BARE_LF),
-        _ => return Err(bad("A header value holds a control character.")),
+        _ => return Err(bad("a header value holds a control character")),
     }
     let value = trim(&bytes[start..end]);
     Ok(Some((Field { name, has_underscore, value }, end + CRLF.len())))
@@ -247,7 +247,7 @@ impl<'a> RequestLine<'a> {
     fn parse(line: &'a [u8]) -> Result<Self, Refusal> {
         let (method, rest) = line.split_at(span(line, TOKEN));
         if method.is_empty() || rest.first() != Some(&b' ') {
-            return Err(bad("The method is not a token followed by one space."));
+            return Err(bad("the method is not a token followed by one space"));
         }
         if method.len() > METHOD_LIMIT {
             return Err(METHOD_TOO_LONG);
@@ -255,17 +255,17 @@ impl<'a> RequestLine<'a> {
         let rest = &rest[1..];
         let (target, rest) = rest.split_at(span(rest, TARGET));
         if target.is_empty() || rest.first() != Some(&b' ') {
-            return Err(bad("The request target holds a byte that is not allowed there."));
+            return Err(bad("the request target holds a byte that is not allowed there"));
         }
         let version = match &rest[1..] {
             b"HTTP/1.1" => Version::Http11,
             b"HTTP/1.0" => Version::Http10,
-            _ => return Err(bad("The request line does not end with HTTP/1.1 or HTTP/1.0.")),
+            _ => return Err(bad("the request line does not end with HTTP/1.1 or HTTP/1.0")),
         };
         if method == b"CONNECT" {
             return match authority_is_valid(target) {
                 true => Err(NO_TUNNELS),
-                false => Err(bad("The request target is not an authority.")),
+                false => Err(bad("the request target is not an authority")),
             };
         }
         let authority = match target {
@@ -279,7 +279,7 @@ impl<'a> RequestLine<'a> {
 
 /// The authority of an absolute-form target; any other form that gets here is for no method of ours.
 fn absolute_authority(target: &[u8]) -> Result<&[u8], Refusal> {
-    const FORM: Refusal = bad("The request target has a form that its method does not allow.");
+    const FORM: Refusal = bad("the request target has a form that its method does not allow");
     let scheme = target.iter().position(|&byte| byte == b':').ok_or(FORM)?;
     if !target[..scheme].eq_ignore_ascii_case(b"http") && !target[..scheme].eq_ignore_ascii_case(b"https") {
         return Err(FORM);
@@ -288,7 +288,7 @@ fn absolute_authority(target: &[u8]) -> Result<&[u8], Refusal> {
     let end = rest.iter().position(|&byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
     let authority = &rest[..end];
     if !authority_is_valid(authority) {
-        return Err(bad("The authority of the request target is not a host with an optional port."));
+        return Err(bad("the authority of the request target is not a host with an optional port"));
     }
     Ok(authority)
 }
@@ -312,7 +312,7 @@ impl<'a> Seen<'a> {
         // By length first: most fields of most requests are none of these.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
-                once(&mut self.host, value, "There is more than one Host.")?;
+                once(&mut self.host, value, "there is more than one Host")?;
             }
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 if self.expect || !value.eq_ignore_ascii_case(b"100-continue") {
@@ -337,11 +337,11 @@ impl<'a> Seen<'a> {
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                once(&mut self.length, content_length(value)?, "There is more than one Content-Length.")?;
+                once(&mut self.length, content_length(value)?, "there is more than one Content-Length")?;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if self.chunked {
-                    return Err(bad("There is more than one Transfer-Encoding."));
+                    return Err(bad("there is more than one Transfer-Encoding"));
                 }
                 transfer_coding(value)?;
                 self.chunked = true;
@@ -349,27 +349,27 @@ impl<'a> Seen<'a> {
             _ => {}
         }
         if has_underscore && impersonates(name) {
-            return Err(bad("A header name uses an underscore to look like another header."));
+            return Err(bad("a header name uses an underscore to look like another header"));
         }
         Ok(())
     }
 
     fn judge(self, request: &RequestLine<'_>) -> Result<Head, Refusal> {
         match self.host {
-            None if request.version == Version::Http11 => return Err(bad("There is no Host.")),
+            None if request.version == Version::Http11 => return Err(bad("there is no Host")),
             Some(host) if !authority_is_valid(host) => {
-                return Err(bad("Host is not a host with an optional port."));
+                return Err(bad("Host is not a host with an optional port"));
             }
             // Byte for byte, as Pingora compares them: it would refuse the rest without a line in our log.
             Some(host) if request.authority.is_some_and(|authority| authority != host) => {
-                return Err(bad("Host differs from the authority of the request target."));
+                return Err(bad("Host differs from the authority of the request target"));
             }
             _ => {}
         }
         let framing = match (self.chunked, self.length) {
-            (true, Some(_)) => return Err(bad("There are both Content-Length and Transfer-Encoding.")),
+            (true, Some(_)) => return Err(bad("there are both Content-Length and Transfer-Encoding")),
             (true, None) if request.version == Version::Http10 => {
-                return Err(bad("HTTP/1.0 has no Transfer-Encoding."));
+                return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
             }
             (true, None) => Framing::Chunked,
             (false, None | Some(0)) => Framing::None,
@@ -412,7 +412,7 @@ fn once<T>(slot: &mut Option<T>, value: T, otherwise: &'static str) -> Result<()
 
 /// Digits in their one canonical form: `005` is legal, but some reader down the line takes it for octal.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
-    const BAD: Refusal = bad("Content-Length is not one plain decimal number.");
+    const BAD: Refusal = bad("Content-Length is not one plain decimal number");
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) || (value[0] == b'0' && value.len() > 1) {
         return Err(BAD);
     }
@@ -425,7 +425,7 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
 
 /// Exactly `chunked`. A list of codings that we merely do not know is told apart from nonsense.
 fn transfer_coding(value: &[u8]) -> Result<(), Refusal> {
-    const BAD: Refusal = bad("Transfer-Encoding is not exactly `chunked`.");
+    const BAD: Refusal = bad("Transfer-Encoding is not exactly `chunked`");
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
     }
@@ -482,23 +482,23 @@ const CONNECTION_OPTIONS: usize = 10;
 const LOGGED_PATH_LIMIT: usize = 2048;
 
 const NO_TUNNELS: Refusal =
-    Refusal { status: 405, code: "method_not_allowed", reason: "CONNECT is not allowed here." };
+    Refusal { status: 405, code: "method_not_allowed", reason: "CONNECT is not allowed here" };
 const TARGET_TOO_LONG: Refusal =
-    Refusal { status: 414, code: "bad_request", reason: "The request line is too long." };
+    Refusal { status: 414, code: "bad_request", reason: "the request line is too long" };
 const EXPECTATION: Refusal =
-    Refusal { status: 417, code: "bad_request", reason: "Only the expectation `100-continue` can be met." };
+    Refusal { status: 417, code: "bad_request", reason: "only the expectation `100-continue` can be met" };
 const FIELD_TOO_LARGE: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "A header is too large." };
+    Refusal { status: 431, code: "headers_too_large", reason: "a header is too large" };
 const HEAD_TOO_LARGE: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "The headers are too large." };
+    Refusal { status: 431, code: "headers_too_large", reason: "the headers are too large" };
 const TOO_MANY_FIELDS: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "There are too many headers." };
+    Refusal { status: 431, code: "headers_too_large", reason: "there are too many headers" };
 const METHOD_TOO_LONG: Refusal =
-    Refusal { status: 501, code: "bad_request", reason: "The method is not known here." };
+    Refusal { status: 501, code: "bad_request", reason: "the method is not known here" };
 const UNSUPPORTED_CODING: Refusal = Refusal {
     status: 501,
     code: "unsupported_coding",
-    reason: "`chunked` is the only transfer coding that is understood.",
+    reason: "the only transfer coding understood here is chunked",
 };
 
 #[cfg(test)]

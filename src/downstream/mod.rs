@@ -89,5 +89,5 @@ pub struct Refusal {
 
 /// Where the rest of a body does not come.
 const BODY_STALLED: Refusal =
-    Refusal { status: 408, code: "request_timeout", reason: "The body took too long to arrive." };
-const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "The gateway is shutting down." };
+    Refusal { status: 408, code: "request_timeout", reason: "the body took too long to arrive" };
+const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "the gateway is shutting down" };

@@ -595,9 +595,9 @@ impl fmt::Debug for Wire {
 
 const INNER: &str = "the inner stream is taken only by drop";
 const TOO_SLOW: Refusal =
-    Refusal { status: 408, code: "request_timeout", reason: "The headers took too long to arrive." };
+    Refusal { status: 408, code: "request_timeout", reason: "the headers took too long to arrive" };
 const NOT_TAKEN: Refusal =
-    Refusal { status: 408, code: "client_slow", reason: "The answer was not taken in time." };
+    Refusal { status: 408, code: "client_slow", reason: "the answer was not taken in time" };
 const HOLD_STEP: usize = 4 * 1024;
 /// How long nothing may be there for a client that closed its side until it is taken to have left. Longer than tools wait that send,
 /// half-close and read.

@@ -40,7 +40,7 @@ pub struct Raw {
     /// How many idle connections are kept (default 5)
     #[schemars(range(min = 1))]
     pub keepalive_pool: Option<u32>,
-    /// The largest request body (default: `limits.body`, which it cannot exceed; 1MiB where bodies are held in memory)
+    /// The largest request body (default: `limits.body`, which holds besides it; less where the platform needs the whole body)
     pub max_req_body_size: Option<Written>,
     /// HTTP/2 to the function: `on` by ALPN or prior knowledge (default `off`)
     pub http2: Option<Http2>,
@@ -169,6 +169,12 @@ pub fn compile(
         None => Some(None),
         Some(written) => body_limit(&written, &scope.key("max_req_body_size")).map(Some),
     };
+    if ca.is_some() && ssl_verify == Some(false) {
+        scope.key("ca").warn(
+            "`ca` says nothing beside `ssl_verify: false`",
+            "leave `ssl_verify` out: an authority of one's own is trusted by its `ca`",
+        );
+    }
     let roots = match ca {
         None => Some(None),
         Some(path) => {

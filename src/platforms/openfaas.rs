@@ -248,7 +248,15 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     let callback_hosts = callback_hosts?;
     let (segment, mode) = match mode.unwrap_or(RawMode::Sync) {
         RawMode::Async => ("async-function/", Mode::Async { callback_hosts }),
-        RawMode::Sync => ("function/", Mode::Sync { empty: empty_200.unwrap_or(RawEmpty::Timeout) }),
+        RawMode::Sync => {
+            if !callback_hosts.is_empty() {
+                scope.key("callback_hosts").warn(
+                    "`callback_hosts` says nothing without `mode: async`",
+                    "only of queued calls is X-Callback-Url looked at",
+                );
+            }
+            ("function/", Mode::Sync { empty: empty_200.unwrap_or(RawEmpty::Timeout) })
+        }
     };
     let mut before = uri?.path;
     push_suffix(segment, &mut before);
@@ -324,8 +332,12 @@ fn compile_authorization(raw: Option<RawAuthorization>, scope: &Scope<'_>) -> Op
             let token = secrets::resolve(token, &scope)?;
             scope.accept(bearer_authorization(&token)).map(Some)
         }
-        (None, Some(token)) => secrets::resolve(token, &scope.key("service_token"))
-            .map(|token| Some(basic_authorization(&token))),
+        (None, Some(token)) => {
+            let scope = scope.key("service_token");
+            let token = secrets::resolve(token, &scope)?;
+            secrets::warn_without_colon(&token, "`user:password`", &scope);
+            Some(Some(basic_authorization(&token)))
+        }
         (Some(_), Some(_)) => {
             scope.reject("give either `token` or `service_token`: a request has one Authorization");
             None

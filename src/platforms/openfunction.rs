@@ -42,6 +42,7 @@ pub struct Raw {
     pub connection: connection::Raw,
 }
 
+/// Sent in place of the client's own, which passes without it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawAuthorization {
@@ -88,7 +89,10 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         None => Some(None),
         Some(token) => {
             let scope = scope.key("authorization").key("service_token");
-            secrets::resolve(token, &scope).map(|token| Some(basic_authorization(&token)))
+            secrets::resolve(token, &scope).map(|token| {
+                secrets::warn_without_colon(&token, "`user:password`", &scope);
+                Some(basic_authorization(&token))
+            })
         }
     };
     let base = uri.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));

@@ -293,7 +293,7 @@ pub(super) static FAMILIES: [RouteFamily; 16] = [
     RouteFamily {
         family: Family {
             name: "failures_total",
-            help: "Requests that the gateway refused or could not finish, by reason.",
+            help: "Requests that the gateway refused or could not finish, or whose answer reports a failure, by reason.",
             kind: MetricType::COUNTER,
             labels: &["route", "code"],
             series: FAILURE_CODES.len(),
@@ -453,7 +453,7 @@ const QUEUE: Family = Family {
 };
 const FIRST_BYTE: Family = Family {
     name: "upstream_first_byte_seconds",
-    help: "From a request's departure to the first byte of the function's answer.",
+    help: "From the beginning of a request's last attempt to the first byte of the function's answer, connecting included.",
     kind: MetricType::HISTOGRAM,
     labels: &["route"],
     series: histogram_series(CALL_BUCKETS.len()),

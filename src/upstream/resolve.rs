@@ -138,11 +138,12 @@ impl Known {
                 Err(e) => {
                     failures += 1;
                     if failures == 1 {
-                        let kept = self.addresses.load().len();
-                        log::warn!(
-                            "`{}` does not resolve ({e}); {kept} known addresses stay in use",
-                            self.name
-                        );
+                        let consequence = match self.addresses.load().len() {
+                            0 => "no address is known".to_owned(),
+                            1 => "its known address stays in use".to_owned(),
+                            kept => format!("its {kept} known addresses stay in use"),
+                        };
+                        log::warn!("`{}` does not resolve ({e}); {consequence}", self.name);
                     }
                     SHORTEST_LIFE.saturating_mul(1 << failures.min(8)).min(LONGEST_RETRY)
                 }

@@ -29,7 +29,8 @@ impl Roots {
             .collect::<Result<_, _>>()
             .map_err(|e| Invalid::new(format!("`{}` is not PEM: {e}", path.display())))?;
         if certificates.is_empty() {
-            return Err(Invalid::new(format!("`{}` holds no certificate", path.display())));
+            return Err(Invalid::new(format!("`{}` holds no certificate", path.display()))
+                .hint("a PEM file, which has a section `BEGIN CERTIFICATE`"));
         }
         // `parse_x509` panics on what is no certificate, so each is parsed here first.
         if let Some(position) = certificates.iter().position(|der| X509Certificate::from_der(der).is_err()) {

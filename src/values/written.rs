@@ -68,7 +68,7 @@ impl JsonSchema for Written {
 pub fn parse_duration(written: &Written) -> Result<Duration, Invalid> {
     let invalid = || {
         Invalid::new(format!("`{written}` is not a duration"))
-            .hint("milliseconds as a bare number, or a number with `ms`, `s`, `m` or `h`")
+            .hint("milliseconds as a bare number, or a whole number with `ms`, `s`, `m` or `h`")
     };
     let text = match written {
         Written::Number(millis) => return Ok(Duration::from_millis(*millis)),
@@ -87,11 +87,12 @@ pub fn parse_duration(written: &Written) -> Result<Duration, Invalid> {
     number.checked_mul(unit_millis).map(Duration::from_millis).ok_or_else(invalid)
 }
 
-/// Bytes as a bare number, or with `KiB`, `MiB`, `GiB`, `KB`, `MB`, `GB`.
+/// Bytes as a bare number, or with `B`, `KiB`, `MiB`, `GiB`, or the decimal `KB`, `MB`, `GB`.
 pub fn parse_size(written: &Written) -> Result<ByteSize, Invalid> {
     let invalid = || {
-        Invalid::new(format!("`{written}` is not a size"))
-            .hint("bytes as a bare number, or a number with `KiB`, `MiB` or `GiB`")
+        Invalid::new(format!("`{written}` is not a size")).hint(
+            "bytes as a bare number, or a whole number with `KiB`, `MiB`, `GiB`, `KB`, `MB`, `GB` or `B`",
+        )
     };
     let text = match written {
         Written::Number(bytes) => return Ok(ByteSize(*bytes)),

@@ -190,9 +190,30 @@ async fn the_files_for_editors_and_shells_are_printed() {
         script.accepts();
         assert!(script.stdout.contains("fngate"), "{shell}");
     }
+}
+
+#[tokio::test]
+async fn the_man_pages_refer_to_pages_that_are_there() {
     let page = run(&["man"]).await;
     page.accepts();
-    assert!(page.stdout.starts_with(".") && page.stdout.contains(".TH"), "{}", page.stdout);
+    assert!(page.stdout.contains(".TH fngate 1") && page.stdout.contains("SIGUSR2"), "{}", page.stdout);
+
+    let directory = tempfile::tempdir().unwrap();
+    run(&["man", "--into", directory.path().to_str().unwrap()]).await.accepts();
+    let read = |name: &str| {
+        std::fs::read_to_string(directory.path().join(format!("{name}.1")))
+            .unwrap_or_else(|e| panic!("{name}(1): {e}"))
+            .replace("\\-", "-")
+    };
+    assert_eq!(read("fngate"), page.stdout.replace("\\-", "-"));
+    let all = read("fngate");
+    let named: Vec<_> = all.lines().filter_map(|line| line.strip_suffix("(1)")).collect();
+    assert!(named.len() > 5, "{named:?}");
+    named.iter().for_each(|name| assert!(read(name).contains(".SH SYNOPSIS"), "{name}"));
+    assert!(read("fngate-run").contains("SIGNALS"));
+    for (page, option) in [("check", "--running"), ("check", "--within"), ("routes", "--explain")] {
+        assert!(read(&format!("fngate-{page}")).contains(option), "{page}: {option}");
+    }
 }
 
 #[tokio::test]

@@ -88,6 +88,7 @@ async fn names_are_followed_while_it_runs() {
 
     // At first nobody knows the name: a warning, and no request waits.
     gateway.says("`fn.test` does not resolve").await;
+    gateway.says("; no address is known").await;
     let answer = get(plain, "/fn").await;
     assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream_resolve"));
 
@@ -101,6 +102,7 @@ async fn names_are_followed_while_it_runs() {
     // A name server that fails changes nothing.
     dns.set(Zone::Fails);
     dns.is_asked_again().await;
+    gateway.says("; its 2 known addresses stay in use").await;
     reaches(plain, &[first, second]).await;
 
     // The hosts file comes first, also when it changes later.

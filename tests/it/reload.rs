@@ -118,15 +118,18 @@ async fn what_needs_a_restart_is_refused_with_that_reason() {
     let good = to(&origin, "one");
     let gateway = Gateway::start(&good).await;
 
-    for change in [
-        "listeners: [ { address: '127.0.0.1:$TLS_PORT' } ]\n",
-        "threads: 7\n",
-        "admin: { address: '127.0.0.1:$TLS_PORT' }\n",
+    for (change, reason) in [
+        ("listeners: [ { address: '127.0.0.1:$TLS_PORT' } ]\n", "`listeners` changed, which takes a restart"),
+        ("admin: { address: '127.0.0.1:$TLS_PORT' }\n", "`admin` changed, which takes a restart"),
+        (
+            "threads: 7\nlimits: { http2_streams: 7, header_size: 7KiB }\n",
+            "`threads`, `limits.http2_streams`, `limits.header_size` changed, which takes a restart",
+        ),
     ] {
         assert!(!gateway.reload(&format!("{change}{}", to(&origin, "two"))).await, "{change}");
         assert_eq!(gateway.get("/two").await.status(), 404, "all or nothing");
         let verbose = gateway.admin_get("/readyz?verbose").await.text();
-        assert!(verbose.contains("restart"), "{change} is not in /readyz?verbose");
+        assert!(verbose.contains(reason), "{change}: {verbose}");
     }
     assert!(gateway.reload(&to(&origin, "two")).await);
 }

@@ -177,7 +177,9 @@ async fn the_service_manager_hears_of_each_reload_that_was_asked_for() {
     let origin = Origin::echo().await;
     let gateway =
         Gateway::builder().env("NOTIFY_SOCKET", path.to_str().unwrap()).start(&to(&origin, "one")).await;
-    assert!(told(&manager).await.contains("READY=1"));
+    let ready = told(&manager).await;
+    let status = format!("READY=1\nSTATUS=serving 1 route on {}, admin on 127.0.0.1:", gateway.addr());
+    assert!(ready.contains(&status), "{ready}");
 
     gateway.signal(Signal::SIGHUP);
     let reloading = told(&manager).await;
@@ -187,7 +189,7 @@ async fn the_service_manager_hears_of_each_reload_that_was_asked_for() {
         "{reloading}"
     );
     let ready = told(&manager).await;
-    assert!(ready.contains("READY=1\nSTATUS=serving 1 routes"), "{ready}");
+    assert!(ready.contains("READY=1\nSTATUS=serving 1 route, reloaded"), "{ready}");
 
     assert!(!gateway.reload("routes: 5\n").await);
     // The file was noticed by itself, or by the signal, or both.

@@ -194,7 +194,9 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     let api = scope.key("api_host").accept(TargetUri::of_api(&api_host, "https://whisk.example.com"));
     let token = secrets::resolve(service_token, &scope.key("service_token"));
     if let Some(token) = &token {
-        warn_without_colon(token, &scope.key("service_token"));
+        // OpenWhisk answers 401 to every call with such a token, and does not say why.
+        let hint = "`uuid:key`, as `wsk property get --auth` prints it";
+        secrets::warn_without_colon(token, hint, &scope.key("service_token"));
     }
     let namespace =
         scope.key("namespace").accept(check_name(&namespace)).map(|()| encode_segment(&namespace));
@@ -255,13 +257,6 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         max_request: None,
         credentials: None,
     })
-}
-
-/// OpenWhisk answers 401 to every call with such a token, and does not say why.
-fn warn_without_colon(token: &Secret, scope: &Scope<'_>) {
-    if !token.expose().contains(':') {
-        scope.warn("the service token has no `:`", "`uuid:key`, as `wsk property get --auth` prints it");
-    }
 }
 
 /// OpenWhisk's own rule for names of namespaces, packages and actions.

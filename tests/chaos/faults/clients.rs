@@ -16,6 +16,7 @@ pub(super) fn all() -> Vec<Fault> {
         Fault::new("clients vanish in the middle of an answer", |pace| vanish(pace, Leaves::InAnswer)),
         Fault::new("clients vanish in the middle of an upload", |pace| vanish(pace, Leaves::InUpload)),
         Fault::new("clients send their head byte by byte", slow_heads),
+        Fault::new("clients stop in the middle of their body", silent_bodies),
         Fault::new("clients do not take their answers", slow_readers),
         Fault::new("more connections than `limits.connections`", too_many),
         Fault::new("more connections than file descriptors", no_descriptors),
@@ -62,12 +63,7 @@ async fn vanish(pace: Pace, leaves: Leaves) -> Outcome {
         join_all((0..10).map(|number| leave(&stage.gateway, &stage.ledger, leaves, number % 2 == 0))).await;
         sleep(BETWEEN_WAVES).await;
     }
-    // A function learns that nobody waits for it any more.
-    let end = Instant::now() + Duration::from_secs(2);
-    while endless.open() > 0 && Instant::now() < end {
-        sleep(Duration::from_millis(20)).await;
-    }
-    stage.demand(endless.open() == 0, format!("{} calls go on for clients that left", endless.open()));
+    ends(&mut stage, &endless, Duration::from_secs(2), "that left").await;
     stage.heals().await;
 
     Ok(stage.close(&Expect::of(&["answered"])).await)
@@ -128,6 +124,41 @@ async fn slow_head(gateway: &Gateway, ledger: &Ledger) -> Seen {
     seen
 }
 
+async fn silent_bodies(pace: Pace) -> Outcome {
+    let endless = endless().await;
+    let routes = route("long", &format!("http: {{ url: '{}/', timeout: 60s }}", endless.url()));
+    let (mut stage, _function) = busy(pace, "limits: { idle_timeout: 1s }", &routes).await;
+
+    stage.calm().await;
+    let silent = join_all((0..SLOW).map(|_| silent_body(&stage.gateway, &stage.ledger))).await;
+    let told = silent.iter().filter(|seen| **seen == Seen::Told(408, "request_timeout".to_owned())).count();
+    stage.demand(told == SLOW, format!("{told} of {SLOW} silent clients were told so"));
+    ends(&mut stage, &endless, Duration::from_secs(2), "that fell silent").await;
+    stage.lasts().await;
+    stage.heals().await;
+
+    Ok(stage.close(&Expect::of(&["answered"])).await)
+}
+
+async fn silent_body(gateway: &Gateway, ledger: &Ledger) -> Seen {
+    let id = ledger.next();
+    let mut client = gateway.client().await;
+    let head = format!("POST /long/{id} HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n");
+    client.send(head + &"x".repeat(500)).await;
+    let seen = client.try_response("POST").await.map_or(Seen::Closed, |answer| Seen::of(&answer, id));
+    ledger.guest(id, "POST", seen.clone());
+    seen
+}
+
+/// A function learns that nobody waits for it any more.
+async fn ends(stage: &mut Stage, function: &Origin, within: Duration, whose: &str) {
+    let end = Instant::now() + within;
+    while function.open() > 0 && Instant::now() < end {
+        sleep(Duration::from_millis(20)).await;
+    }
+    stage.demand(function.open() == 0, format!("{} calls go on for clients {whose}", function.open()));
+}
+
 async fn slow_readers(pace: Pace) -> Outcome {
     let endless = endless().await;
     let routes = route("long", &format!("http: {{ url: '{}/', timeout: 60s }}", endless.url()));
@@ -142,12 +173,7 @@ async fn slow_readers(pace: Pace) -> Outcome {
         stage.ledger.guest(id, "GET", Seen::Left);
         clients.push(client);
     }
-    let end = Instant::now() + Duration::from_secs(5);
-    while endless.open() > 0 && Instant::now() < end {
-        sleep(Duration::from_millis(20)).await;
-    }
-    stage
-        .demand(endless.open() == 0, format!("{} calls go on for clients that take nothing", endless.open()));
+    ends(&mut stage, &endless, Duration::from_secs(5), "that take nothing").await;
     stage.heals().await;
     drop(clients);
 
