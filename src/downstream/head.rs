@@ -333,7 +333,7 @@ impl<'a> Seen<'a> {
                     check_connection_option(option)?;
                 }
                 if self.connection_options > CONNECTION_OPTIONS {
-                    return Err(bad("Connection names too many headers."));
+                    return Err(bad("Connection names too many headers"));
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
@@ -391,13 +391,13 @@ impl<'a> Seen<'a> {
 /// A client may have left out what it said itself, but not what says where the request goes and whence it comes.
 fn check_connection_option(option: &[u8]) -> Result<(), Refusal> {
     if !all(option, TOKEN) {
-        return Err(bad("Connection names what is no header."));
+        return Err(bad("Connection names what is no header"));
     }
     let is_forwarding = option
         .get(..FORWARDING_PREFIX.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(FORWARDING_PREFIX));
     if is_forwarding || option.eq_ignore_ascii_case(b"host") {
-        return Err(bad("Connection names a header that cannot be left out."));
+        return Err(bad("Connection names a header that cannot be left out"));
     }
     Ok(())
 }
