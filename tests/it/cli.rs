@@ -178,6 +178,34 @@ async fn routes_prints_the_table_and_explains_a_choice() {
 }
 
 #[tokio::test]
+async fn a_route_that_refuses_what_it_matches_does_not_serve_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let named = "http: { url: 'http://127.0.0.1:1/{name}', allow: [ 'img-*' ] }";
+    let queue = "openfaas: { gateway_uri: 'http://127.0.0.1:1', function: hello, mode: async }";
+    let yaml = routes(&[("below", "/a/*", GOOD), ("named", "/fn/{name}", named), ("queue", "/q", queue)]);
+    std::fs::write(file.path(), yaml).unwrap();
+    let path = file.path().to_str().unwrap();
+
+    for (request, route, end) in [
+        ("GET http://host/a/../x", "below", "400 bad_path"),
+        ("GET http://host/a/%2e%2e", "below", "400 bad_path"),
+        ("GET http://host/fn/other", "named", "404 no_route"),
+        ("GET http://host/fn/img-%2F", "named", "400 bad_path"),
+        ("GET http://host/q", "queue", "405 method_not_allowed"),
+    ] {
+        let why = run(&["routes", "-c", path, "--explain", request]).await;
+        let of = why.stdout.lines().find(|line| line.starts_with(route)).unwrap_or_default();
+        assert!(of.ends_with("matches, but refuses it"), "{request}\n{}", why.stdout);
+        assert_eq!((why.code, why.stdout.lines().last()), (Some(1), Some(end)), "{request}");
+    }
+    for request in ["GET http://host/a/x", "GET http://host/fn/img-a", "POST http://host/q"] {
+        let why = run(&["routes", "-c", path, "--explain", request]).await;
+        why.accepts();
+        assert!(why.stdout.contains("serves it"), "{request}\n{}", why.stdout);
+    }
+}
+
+#[tokio::test]
 async fn the_files_for_editors_and_shells_are_printed() {
     let schema = run(&["schema"]).await;
     schema.accepts();
