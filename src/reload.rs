@@ -149,7 +149,7 @@ impl Reloader {
         // The last step that can fail.
         self.access_log
             .retarget(&crate::app::sink(&plan.settings.access_log))
-            .map_err(|e| format!("the access log cannot be opened: {e}"))?;
+            .map_err(|e| format!("the access log {e}"))?;
         let (metrics, resolver) = (self.metrics.clone(), self.resolver.clone());
         let building =
             tokio::task::spawn_blocking(move || Snapshot::build(plan, Some(&running), &metrics, &resolver));

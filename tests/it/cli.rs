@@ -125,6 +125,50 @@ async fn a_credential_that_cannot_be_seen_from_outside_of_the_service_is_a_warni
 }
 
 #[tokio::test]
+async fn an_access_log_that_cannot_be_written_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fngate.yaml");
+    let log = dir.path().join("logs/access.log");
+    let yaml = format!("access_log: {{ path: logs/access.log }}\n{}", route("/x", GOOD));
+    std::fs::write(&file, yaml).unwrap();
+    let file = file.to_str().unwrap();
+    let words = [&format!("the access log `{}` cannot be opened", log.display()), "fngate.yaml:1:"];
+
+    run(&["check", file]).await.refuses(&words);
+    run(&["run", "-c", file]).await.refuses(&words);
+
+    std::fs::create_dir(dir.path().join("logs")).unwrap();
+    run(&["check", file]).await.accepts();
+    assert!(!log.exists(), "to check changes nothing");
+}
+
+#[tokio::test]
+async fn a_directory_that_systemd_makes_may_be_missing_before_the_start() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = |path: &str| format!("access_log: {{ path: {path} }}\n{}", route("/x", GOOD));
+    std::fs::write(file.path(), yaml("/var/log/no-such-directory/access.log")).unwrap();
+    let path = file.path().to_str().unwrap();
+
+    let found = run(&["check", path]).await;
+    found.accepts();
+    assert!(found.said().contains("LogsDirectory"), "{found:#?}");
+    run(&["run", "-c", path]).await.refuses(&["/var/log/no-such-directory"]);
+
+    std::fs::write(file.path(), yaml("/var/log/a/b/access.log")).unwrap();
+    run(&["check", path]).await.refuses(&["/var/log/a/b"]);
+}
+
+#[tokio::test]
+async fn listeners_that_cannot_all_be_bound_are_a_fault() {
+    let file = |listeners: &str| format!("listeners: [ {listeners} ]\n{}", route("/x", GOOD));
+    for (wide, narrow) in [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")] {
+        let yaml = file(&format!("{{ address: '{wide}:9081' }}, {{ address: '{narrow}:9081' }}"));
+        check(&yaml).await.refuses(&[&format!("{wide}:9081 and {narrow}:9081 cannot both be listened on")]);
+    }
+    check(&file("{ address: '127.0.0.1:9081' }, { address: '127.0.0.2:9081' }")).await.accepts();
+}
+
+#[tokio::test]
 async fn an_included_file_brings_routes_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
