@@ -16,7 +16,7 @@ use crate::downstream::HeadLimits;
 use crate::snapshot::{AccessLog, Admin, Limits, Listener, Settings};
 use crate::telemetry::Sink;
 use crate::tls::Identity;
-use crate::values::{ByteSize, Written, is_host_name, parse_duration, parse_size};
+use crate::values::{ByteSize, Written, compile_duration, is_host_name, parse_size};
 
 pub(super) fn compile(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings> {
     let raw::Settings {
@@ -334,7 +334,7 @@ fn compile_head(count: Option<u16>, size: Option<Written>, scope: &Scope<'_>) ->
 
 fn duration(written: Option<Written>, default: Duration, scope: &Scope<'_>) -> Option<Duration> {
     match written {
-        Some(written) => scope.accept(parse_duration(&written)),
+        Some(written) => compile_duration(&written, scope),
         None => Some(default),
     }
 }
