@@ -124,7 +124,13 @@ impl Reloader {
             }
             Some(plan) => {
                 let hash = plan.hash.clone();
-                self.take(plan, running).await.map_err(|reason| (Some(hash), vec![reason]))
+                let is_news = hash != running.hash;
+                let taken = self.take(plan, running).await;
+                if taken.is_ok() && is_news {
+                    // Without faults, they are warnings.
+                    report.findings().iter().for_each(|warning| log::warn!("{warning}"));
+                }
+                taken.map_err(|reason| (Some(hash), vec![reason]))
             }
             None => Err((None, report.findings().iter().map(ToString::to_string).collect())),
         };
