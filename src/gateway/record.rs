@@ -214,6 +214,10 @@ impl Observer for Ledger {
             activation_id: None,
         });
     }
+
+    fn handshake_failed(&self) {
+        self.metrics.handshake_failed();
+    }
 }
 
 impl Gateway {
