@@ -97,6 +97,8 @@ pub(super) struct Attempts {
     /// The function may have the head of the current attempt, and with it a request that has no body.
     pub(super) head_is_out: bool,
     pub(super) turn: Turn,
+    /// The guard bounds how long the function may be silent, in Pingora's place.
+    pub(super) is_guarded: bool,
     /// 1xx answers of the current attempt.
     pub(super) interim: u32,
     /// When the function's answer was complete, or the attempt failed.
