@@ -88,7 +88,7 @@ impl App {
         let mut succession = Succession::offer(sockets).context("the listeners cannot be shared")?;
         let metrics = Metrics::new();
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
-            .context("cannot open the access log")?;
+            .map_err(|error| anyhow!("the access log {error}"))?;
         let resolver = Resolver::from_system(tokio::runtime::Handle::current())?;
         // Room for them, for the surplus of a burst, and for routes to come.
         let pool_size = kept_connections(&plan) + POOL_SURPLUS;

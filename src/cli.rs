@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http::Method;
 
@@ -14,7 +14,10 @@ use crate::admin::inquiry;
 use crate::app::{self, App};
 use crate::config::{self, Loaded, Style};
 use crate::demo;
-use crate::routing::{RouteTable, Verdict};
+use crate::error::GatewayError;
+use crate::platforms::template::Parameters;
+use crate::platforms::{Sought, Target};
+use crate::routing::{self, RouteTable, Verdict};
 use crate::snapshot::{Plan, Route};
 use crate::telemetry::{self, service_log};
 use crate::upgrade;
@@ -259,33 +262,53 @@ fn explain(plan: Plan, request: &str) -> anyhow::Result<Outcome> {
         request.split_once(' ').context("give a method and a URL, as in 'GET http://host/path'")?;
     let method: Method = method.parse().context("the method is not a token")?;
     let uri: http::Uri = uri.parse().context("the URL cannot be parsed")?;
-    let Some(host) = uri.authority() else { bail!("the URL has no host; a request always names one") };
-    if crate::uri::check_path(uri.path()).is_err() {
-        println!("the path is refused as `bad_path` wherever it would become part of a function's path");
-    }
-    let (names, matchers): (Vec<_>, Vec<_>) =
-        plan.routes.into_iter().map(|route| (route.name, route.matcher)).unzip();
-    let paths: Vec<_> = matchers.iter().map(|matcher| matcher.path.to_string()).collect();
-    let table = RouteTable::build(matchers.into_iter().zip(0..));
+    let host =
+        uri.authority().context("the URL has no host; a request names one, as in 'GET http://host/path'")?;
+    let route = |route: Route| (route.matcher, (route.name, route.function.target));
+    let table = RouteTable::build(plan.routes.into_iter().map(route));
+    let refusal = refusal(&table, host.as_str(), &method, &uri);
     let verdicts = table.explain(host.as_str(), &method, uri.path());
     let words = |verdict: &Verdict| match verdict {
+        Verdict::Wins if refusal.is_some() => "matches, but refuses it",
         Verdict::Wins => "serves it",
         Verdict::OtherHost => "no: another host",
+        Verdict::BeginsBelow => "no: it begins below this path",
         Verdict::OtherPath => "no: another path",
         Verdict::OtherMethod => "no: another method",
         Verdict::Outranked => "no: a more specific route, or one with a higher priority, goes first",
     };
     let mut rows: Vec<_> = verdicts.iter().enumerate().collect();
     rows.sort_by_key(|(_, verdict)| **verdict);
-    let rows =
-        rows.into_iter().map(|(i, verdict)| [names[i].clone(), paths[i].clone(), words(verdict).to_owned()]);
+    let routes: Vec<_> = table.matchers().map(|(matcher, (name, _))| (name, &matcher.path)).collect();
+    let rows = rows.into_iter().map(|(i, verdict)| {
+        let (name, path) = routes[i];
+        [name.clone(), path.to_string(), words(verdict).to_owned()]
+    });
     print(columns(rows.collect()).as_bytes())?;
-    if verdicts.contains(&Verdict::Wins) {
-        return Ok(Outcome::Done);
-    }
-    let known = verdicts.contains(&Verdict::OtherMethod);
-    println!("{}", if known { "405 method_not_allowed" } else { "404 no_route" });
+    let Some(refusal) = refusal else { return Ok(Outcome::Done) };
+    println!("{} {}", refusal.status().as_u16(), refusal.code());
     Ok(Outcome::No)
+}
+
+/// Why no function is called for a request with this head, if none is.
+fn refusal(
+    table: &RouteTable<(String, Target)>,
+    host: &str,
+    method: &Method,
+    uri: &http::Uri,
+) -> Option<GatewayError> {
+    let mut head = http::Request::new(()).into_parts().0;
+    head.method = method.clone();
+    head.uri = uri.clone();
+    let path = uri.path();
+    match table.find(host, method, path) {
+        routing::Outcome::Found { value: (_, target), suffix, captures } => {
+            let sought = Sought { head: &head, suffix, parameters: Parameters::new(path, &captures) };
+            target.admit(&sought).err()
+        }
+        routing::Outcome::MethodNotAllowed { .. } => Some(GatewayError::MethodNotAllowed("".into())),
+        routing::Outcome::NotFound => Some(GatewayError::NoRoute),
+    }
 }
 
 fn write_pages(into: Option<&Path>) -> anyhow::Result<Outcome> {

@@ -83,7 +83,7 @@ pub struct Diagnostics {
     /// By path, a digest of what was read of them.
     files: RefCell<BTreeMap<PathBuf, u64>>,
     base: PathBuf,
-    lacks_credentials: bool,
+    is_outside: bool,
 }
 
 impl Diagnostics {
@@ -92,9 +92,9 @@ impl Diagnostics {
         Diagnostics { base, ..Diagnostics::default() }
     }
 
-    /// This process is not the one that systemd shows its credentials to: what they hold cannot be known.
-    pub fn without_credentials(self) -> Self {
-        Diagnostics { lacks_credentials: true, ..self }
+    /// This process is not the service: what systemd and the system show or allow to that one only cannot be known.
+    pub fn from_outside(self) -> Self {
+        Diagnostics { is_outside: true, ..self }
     }
 
     pub fn push(&self, diagnostic: Diagnostic) {
@@ -148,8 +148,9 @@ impl<'a> Scope<'a> {
         Scope { book, place: Place { file, steps: Vec::new() } }
     }
 
-    pub fn lacks_credentials(&self) -> bool {
-        self.book.lacks_credentials
+    /// Whether what the service alone can see or do is unknown here.
+    pub fn is_outside(&self) -> bool {
+        self.book.is_outside
     }
 
     /// The scope of the value under `key`.

@@ -124,7 +124,13 @@ impl Reloader {
             }
             Some(plan) => {
                 let hash = plan.hash.clone();
-                self.take(plan, running).await.map_err(|reason| (Some(hash), vec![reason]))
+                let is_news = hash != running.hash;
+                let taken = self.take(plan, running).await;
+                if taken.is_ok() && is_news {
+                    // Without faults, they are warnings.
+                    report.findings().iter().for_each(|warning| log::warn!("{warning}"));
+                }
+                taken.map_err(|reason| (Some(hash), vec![reason]))
             }
             None => Err((None, report.findings().iter().map(ToString::to_string).collect())),
         };
@@ -151,7 +157,7 @@ impl Reloader {
         // The last step that can fail.
         self.access_log
             .retarget(&crate::app::sink(&plan.settings.access_log))
-            .map_err(|e| format!("the access log cannot be opened: {e}"))?;
+            .map_err(|e| format!("the access log {e}"))?;
         let (metrics, resolver) = (self.metrics.clone(), self.resolver.clone());
         let building =
             tokio::task::spawn_blocking(move || Snapshot::build(plan, Some(&running), &metrics, &resolver));

@@ -164,6 +164,7 @@ impl<T> RouteTable<T> {
             _ => None,
         };
         let host = normal_host(host);
+        let below = format!("{path}/");
         let verdict = |(index, entry): (usize, &Entry<T>)| {
             let matcher = &entry.matcher;
             if Some(index) == winner {
@@ -172,7 +173,7 @@ impl<T> RouteTable<T> {
             {
                 Verdict::OtherHost
             } else if !matcher.path.matches(path) {
-                Verdict::OtherPath
+                if matcher.path.matches(&below) { Verdict::BeginsBelow } else { Verdict::OtherPath }
             } else if matcher.methods.as_ref().is_some_and(|methods| !methods.contains(method)) {
                 Verdict::OtherMethod
             } else {
@@ -190,6 +191,8 @@ pub enum Verdict {
     /// It matches, but another one is more specific or has the higher priority.
     Outranked,
     OtherMethod,
+    /// It would match with a `/` at the end.
+    BeginsBelow,
     OtherPath,
     OtherHost,
 }

@@ -54,7 +54,7 @@ fn credential(name: &str, scope: &Scope<'_>) -> Option<String> {
     scope.accept(check_credential_name(name))?;
     let directory = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let is_visible = directory.as_ref().is_some_and(|directory| directory.read_dir().is_ok());
-    if !is_visible && scope.lacks_credentials() {
+    if !is_visible && scope.is_outside() {
         scope.warn(
             format!("whether the credential `{name}` is there cannot be seen from here"),
             "systemd shows credentials to the service's main process only",

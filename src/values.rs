@@ -11,4 +11,4 @@ mod written;
 pub use self::address::{HostPort, Scheme, TargetUri, is_host_name};
 pub use self::secret::{RawSecret, Secret, credential_identity};
 pub use self::wildcard::Wildcard;
-pub use self::written::{ByteSize, Written, parse_duration, parse_size};
+pub use self::written::{ByteSize, Written, compile_duration, parse_duration, parse_size};

@@ -54,9 +54,9 @@ pub fn load(path: &Path) -> Loaded {
     load_source(path, Source::read(path), book(path))
 }
 
-/// The same from outside of the service, where systemd's credentials cannot be seen: that is no fault.
+/// The same from outside of the service, where systemd's credentials cannot be seen, and other files may be closed: that is no fault.
 pub fn check(path: &Path) -> Loaded {
-    load_source(path, Source::read(path), book(path).without_credentials())
+    load_source(path, Source::read(path), book(path).from_outside())
 }
 
 /// Compiles a configuration that is not in a file. `path` is what it is called, and where relative paths start.

@@ -2,19 +2,21 @@
 //!
 //! Every fault is recorded at its place and the rest goes on. The defaults are the constants at the end.
 
-use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::raw;
-use crate::diag::{Invalid, Scope};
+use crate::diag::{Invalid, Place, Scope};
 use crate::downstream::HeadLimits;
 use crate::snapshot::{AccessLog, Admin, Limits, Listener, Settings};
+use crate::telemetry::Sink;
 use crate::tls::Identity;
-use crate::values::{ByteSize, Written, is_host_name, parse_duration, parse_size};
+use crate::values::{ByteSize, Written, compile_duration, is_host_name, parse_size};
 
 pub(super) fn compile(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings> {
     let raw::Settings {
@@ -28,11 +30,15 @@ pub(super) fn compile(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings>
         access_log,
         limits,
     } = raw;
+    let mut bound = Bound::default();
     let listeners = match listeners {
-        Some(listeners) => compile_listeners(listeners, &scope.key("listeners")),
-        None => Some(vec![Listener { address: LISTENER, identities: Vec::new() }]),
+        Some(listeners) => compile_listeners(listeners, &mut bound, &scope.key("listeners")),
+        None => {
+            bound.add(LISTENER, &scope.key("listeners"));
+            Some(vec![Listener { address: LISTENER, identities: Vec::new() }])
+        }
     };
-    let admin = compile_admin(admin.unwrap_or_default(), &scope.key("admin"));
+    let admin = compile_admin(admin.unwrap_or_default(), &mut bound, &scope.key("admin"));
     let drain_delay = duration(drain_delay, DRAIN_DELAY, &scope.key("drain_delay"));
     let shutdown_grace = duration(shutdown_grace, SHUTDOWN_GRACE, &scope.key("shutdown_grace"));
     let trusted_proxies =
@@ -63,14 +69,12 @@ pub(super) fn compile(raw: raw::Settings, scope: &Scope<'_>) -> Option<Settings>
     })
 }
 
-fn compile_listeners(raw: Vec<raw::Listener>, scope: &Scope<'_>) -> Option<Vec<Listener>> {
-    let mut seen = HashMap::new();
+fn compile_listeners(raw: Vec<raw::Listener>, bound: &mut Bound, scope: &Scope<'_>) -> Option<Vec<Listener>> {
     let compile = |(i, raw::Listener { address, tls }): (usize, raw::Listener)| {
         let scope = scope.index(i);
         let address = socket_address(&address, &scope.key("address"));
-        let place = scope.key("address").place().clone();
-        if let Some(first) = address.and_then(|address| seen.insert(address, place)) {
-            scope.key("address").reject_second("another listener has the same address", None, first);
+        if let Some(address) = address {
+            bound.add(address, &scope.key("address"));
         }
         let identities = match tls {
             None => Some(Vec::new()),
@@ -105,7 +109,7 @@ fn load_identity(raw: raw::KeyPair, scope: &Scope<'_>) -> Option<Identity> {
     Some(identity)
 }
 
-fn compile_admin(raw: raw::Admin, scope: &Scope<'_>) -> Option<Admin> {
+fn compile_admin(raw: raw::Admin, bound: &mut Bound, scope: &Scope<'_>) -> Option<Admin> {
     let raw::Admin { address, hosts } = raw;
     let hosts: Vec<_> = hosts
         .unwrap_or_default()
@@ -121,6 +125,7 @@ fn compile_admin(raw: raw::Admin, scope: &Scope<'_>) -> Option<Admin> {
         Some(address) => socket_address(&address, &scope),
         None => Some(ADMIN),
     }?;
+    bound.add(address, &scope);
     if !address.ip().is_loopback() {
         scope.warn(
             "the administrative listener can be reached from other machines",
@@ -128,6 +133,68 @@ fn compile_admin(raw: raw::Admin, scope: &Scope<'_>) -> Option<Admin> {
         );
     }
     Some(Admin { address, hosts: hosts.into_iter().collect::<Option<_>>()? })
+}
+
+/// The addresses to listen on so far, and where they stand.
+#[derive(Default)]
+struct Bound(Vec<(SocketAddr, Place)>);
+
+impl Bound {
+    /// Says so when not all of them can be bound.
+    fn add(&mut self, address: SocketAddr, scope: &Scope<'_>) {
+        let clashes = self.0.iter().map(|(other, first)| (other, first, clash(*other, address)));
+        if let Some((other, first, clash)) = clashes.min_by_key(|(.., clash)| *clash) {
+            match clash {
+                Clash::Same => {
+                    scope.reject_second("another listener has the same address", None, first.clone());
+                }
+                Clash::Covered => {
+                    let message = format!("{other} and {address} cannot both be listened on");
+                    scope.reject_second(message, None, first.clone());
+                }
+                Clash::BothFamilies => scope.warn(
+                    format!("{other} and {address} cannot both be listened on: `[::]` takes IPv4 as well"),
+                    "leave one out, unless systemd binds both, with `BindIPv6Only=ipv6-only`",
+                ),
+                Clash::None => {}
+            }
+        }
+        self.0.push((address, scope.place().clone()));
+    }
+}
+
+/// What keeps two addresses from being listened on at once; the worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Clash {
+    Same,
+    /// One of them is every address of a family, the other one of these.
+    Covered,
+    /// One of them is every address of both families, as it is where nobody says otherwise.
+    BothFamilies,
+    None,
+}
+
+fn clash(one: SocketAddr, other: SocketAddr) -> Clash {
+    if one == other {
+        return Clash::Same;
+    }
+    // Port 0 is another port for each.
+    if one.port() != other.port() || one.port() == 0 {
+        return Clash::None;
+    }
+    match (one.ip().to_canonical(), other.ip().to_canonical()) {
+        (IpAddr::V4(one), IpAddr::V4(other)) if one == other => Clash::Same,
+        (IpAddr::V4(one), IpAddr::V4(other)) if one.is_unspecified() || other.is_unspecified() => {
+            Clash::Covered
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) if one.is_unspecified() || other.is_unspecified() => {
+            Clash::Covered
+        }
+        (IpAddr::V6(all), IpAddr::V4(_)) | (IpAddr::V4(_), IpAddr::V6(all)) if all.is_unspecified() => {
+            Clash::BothFamilies
+        }
+        _ => Clash::None,
+    }
 }
 
 fn socket_address(text: &str, scope: &Scope<'_>) -> Option<SocketAddr> {
@@ -178,9 +245,37 @@ fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<
             scope.key("path").reject_with("the path is empty", "`stdout`, `off`, or a file");
             None
         }
-        path => Some(AccessLog::File(scope.path(path))),
+        path => {
+            let path = scope.path(path);
+            try_out(&path, &scope.key("path"))?;
+            Some(AccessLog::File(path))
+        }
     }
 }
+
+/// Whether lines could be written there, as far as this process can know.
+fn try_out(path: &Path, scope: &Scope<'_>) -> Option<()> {
+    let Err(error) = Sink::File(path.to_owned()).try_out() else { return Some(()) };
+    let message = format!("the access log {error}");
+    let directory = path.parent().unwrap_or(path);
+    let hint = match error.kind() {
+        ErrorKind::NotFound if scope.is_outside() && directory.parent() == Some(Path::new(LOGS)) => {
+            scope.warn(message, "with `LogsDirectory=`, systemd makes the directory when the service starts");
+            return Some(());
+        }
+        ErrorKind::PermissionDenied if scope.is_outside() => {
+            scope.warn(message, "the service's user may be another one, who can");
+            return Some(());
+        }
+        ErrorKind::NotFound => format!("there is no directory `{}`", directory.display()),
+        _ => "`stdout`, `off`, or a file that the service's user can write".to_owned(),
+    };
+    scope.reject_with(message, hint);
+    None
+}
+
+/// Where systemd makes directories for logs.
+const LOGS: &str = "/var/log";
 
 fn compile_limits(raw: raw::Limits, scope: &Scope<'_>) -> Option<Limits> {
     let raw::Limits {
@@ -239,7 +334,7 @@ fn compile_head(count: Option<u16>, size: Option<Written>, scope: &Scope<'_>) ->
 
 fn duration(written: Option<Written>, default: Duration, scope: &Scope<'_>) -> Option<Duration> {
     match written {
-        Some(written) => scope.accept(parse_duration(&written)),
+        Some(written) => compile_duration(&written, scope),
         None => Some(default),
     }
 }

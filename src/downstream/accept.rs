@@ -167,7 +167,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
             // Boxed, so that a connection does not carry the handshake's state for all its life.
             Some(acceptor) => match Box::pin(handshake(stream, &acceptor)).await {
                 Some(stream) => stream,
-                None => return,
+                None => return terms.observer.handshake_failed(),
             },
         };
         // It frames its messages itself, and its rules are enforced by the library that reads the frames.

@@ -58,6 +58,9 @@ pub struct Terms {
 /// Learns of the requests that end before the proxy could see them, so that each has its line and its count.
 pub trait Observer: Send + Sync {
     fn refused(&self, at: &Refused<'_>);
+
+    /// A client's TLS handshake failed, or took too long: there is nothing of a request to tell.
+    fn handshake_failed(&self) {}
 }
 
 /// A request, or a connection, that was refused below the proxy.

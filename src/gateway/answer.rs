@@ -6,9 +6,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
+use pingora::{Error, ErrorSource, ErrorType};
 
 use super::body::Body;
-use super::ctx::RequestCtx;
+use super::ctx::{RequestCtx, Turn};
 use super::purpose;
 use crate::downstream::Guard;
 use crate::error::{GatewayError, Reported};
@@ -17,14 +18,26 @@ use crate::platforms::{Streamed, StreamedTarget, Target, Verdict};
 use crate::policy::retry::Condition;
 use crate::upstream::{Protocol, Use};
 
-/// The guard that bounds the function's silence as well, in the place of a timer of Pingora's for each read: the one of a client that
-/// waits for an answer as the function gives it over HTTP/1. Functions of HTTP/2 and tunnels are not its business, nor is an attempt
-/// after whose silence there may be another one: what the guard ends is over.
-pub(super) fn listener<'a>(session: &'a Session, function: &Function, purpose: Use) -> Option<Guard<'a>> {
-    let is_plain = purpose == Use::Exchange
-        && function.upstream.terms().protocol == Protocol::Http1
-        && !function.policy.tries_again_on(Condition::Timeout);
-    if is_plain { Guard::of(session.as_downstream()) } else { None }
+/// Whether the guard bounds the function's silence as well, in the place of a timer of Pingora's for each read: for a client that waits
+/// for an answer as the function gives it. Not in tunnels. Over HTTP/1, not in an attempt after whose silence there may be another one:
+/// what the guard ends is over. Over HTTP/2 only where the client sends a body, during all of which Pingora's timer would run; it also
+/// gives up a connection on which a function was silent. In gRPC nobody knows whose turn it is, so there it does run.
+pub(super) fn is_guarded(session: &mut Session, function: &Function) -> bool {
+    let is_possible = purpose(session) == Use::Exchange && Guard::of(session.as_downstream()).is_some();
+    is_possible
+        && match function.upstream.terms().protocol {
+            Protocol::Http1 => !function.policy.tries_again_on(Condition::Timeout),
+            Protocol::Http2 => !session.as_downstream_mut().is_body_done() && !is_grpc(session.req_header()),
+        }
+}
+
+/// Whether an attempt that failed like this waited for its client, which was silent for as long as the function might have been.
+pub(super) fn waited_for_client(session: &Session, ctx: &RequestCtx, error: &Error) -> bool {
+    *error.esource() == ErrorSource::Upstream
+        && *error.etype() == ErrorType::ReadTimedout
+        && ctx.upstream.turn == Turn::Client
+        && purpose(session) == Use::Exchange
+        && !is_grpc(session.req_header())
 }
 
 /// While the client is still sending, it is the client that is waited for, by the guard's own measure: of the function's times only
@@ -45,7 +58,7 @@ pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
         return;
     }
     // Where Pingora's own time-out counts as well, it comes first in the plain case, after which there may be another attempt.
-    let breath = if listener(session, function, Use::Exchange).is_some() { Duration::ZERO } else { BREATH };
+    let breath = if ctx.upstream.is_guarded { Duration::ZERO } else { BREATH };
     let whole = function.upstream.terms().timeout + breath;
     let left = ctx.remaining().ok().flatten().map_or(whole, |left| whole.min(left));
     guard.expire(Some(tokio::time::Instant::from_std(from) + left), None);
@@ -56,7 +69,7 @@ pub(super) fn expect_end(session: &Session, ctx: &RequestCtx) {
     let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
     guard.converse();
     let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
-    let silence = listener(session, function, purpose(session)).map(|_| function.upstream.terms().timeout);
+    let silence = ctx.upstream.is_guarded.then_some(function.upstream.terms().timeout);
     guard.expire(left.map(|left| tokio::time::Instant::now() + left), silence);
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderName;
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
 
@@ -19,7 +19,7 @@ use crate::downstream::{Ends, RequestId, Wire};
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::template::Parameters;
-use crate::platforms::{Call, Origin};
+use crate::platforms::{Call, Origin, Sought};
 use crate::policy::bulkhead::Place;
 use crate::routing::Captures;
 use crate::snapshot::Snapshot;
@@ -71,6 +71,18 @@ pub(super) struct Match {
     pub(super) captures: Captures,
 }
 
+impl Match {
+    /// What of this request, whose head it matched, decides whether the function is called.
+    pub(super) fn sought<'a>(&'a self, head: &'a RequestHeader) -> Sought<'a> {
+        let path = head.uri.path();
+        Sought { head, suffix: self.suffix(path), parameters: Parameters::new(path, &self.captures) }
+    }
+
+    fn suffix<'p>(&self, path: &'p str) -> Option<&'p str> {
+        path.get(self.suffix_at?..)
+    }
+}
+
 /// What happened between us and the function.
 #[derive(Default)]
 pub(super) struct Attempts {
@@ -85,6 +97,8 @@ pub(super) struct Attempts {
     /// The function may have the head of the current attempt, and with it a request that has no body.
     pub(super) head_is_out: bool,
     pub(super) turn: Turn,
+    /// The guard bounds how long the function may be silent, in Pingora's place.
+    pub(super) is_guarded: bool,
     /// 1xx answers of the current attempt.
     pub(super) interim: u32,
     /// When the function's answer was complete, or the attempt failed.
@@ -147,7 +161,7 @@ impl RequestCtx {
         let origin = Origin { scheme, authority };
         Call {
             method: &head.method,
-            suffix: self.route.as_ref().and_then(|route| path.get(route.suffix_at?..)),
+            suffix: self.route.as_ref().and_then(|route| route.suffix(path)),
             parameters: Parameters::new(path, self.route.as_ref().map_or(&[], |route| &route.captures)),
             query: head.uri.query(),
             path,

@@ -57,13 +57,8 @@ impl Gateway {
         forward::forget_case(session.req_header_mut());
         let head = session.req_header();
         let host = ctx.outline.as_ref().map_or("", Outline::authority);
-        let matched = find(&ctx.snapshot, host, head)?;
-        let suffix_is_safe = match matched.suffix_at {
-            Some(start) => crate::uri::check_path(head.uri.path().get(start..).unwrap_or_default()),
-            None => Ok(()),
-        };
-        ctx.route = Some(matched);
-        suffix_is_safe.map_err(|_| GatewayError::BadPath)?;
+        let matched = ctx.route.insert(find(&ctx.snapshot, host, head)?);
+        matched.function.target.admit(&matched.sought(head))?;
         check_body_length(head, ctx.body_limit())?;
         ctx.held = ctx.function().map(|function| function.metrics.begin());
         Ok(())

@@ -77,7 +77,7 @@ async fn collect(
     mut resp: ResponseHeader,
     mut line: Line,
 ) -> Result<(), GatewayError> {
-    let body = in_time(ctx.remaining()?, line.read_all(target.limits().response));
+    let body = in_time(ctx.remaining()?, line.read_all(ctx, target.limits().response));
     let body = attended(session, body).await;
     ctx.upstream.end();
     let body = body?;
@@ -239,7 +239,7 @@ async fn attempt(
     let (mut upstream, reused) = connected.map_err(|e| {
         ctx.upstream.end();
         let retry = (function.upstream.address_count() > 1).then_some(Retry::Connect);
-        Failure { error: explain(e), retry }
+        Failure { error: explain(ctx, e), retry }
     })?;
     ctx.upstream.connected(reused, &function.metrics);
     upstream.set_read_timeout(peer.options.read_timeout);
@@ -249,9 +249,9 @@ async fn attempt(
     upstream.write_request_header(Box::new(head)).await.map_err(|e| Failure {
         // Nothing of the request reached a connection that was already dead.
         retry: (reused && *e.etype() == ErrorType::WriteError).then_some(Retry::StaleConnection),
-        error: explain(e),
+        error: explain(ctx, e),
     })?;
-    let sent = write_body(&mut upstream, body).await;
+    let sent = write_body(ctx, &mut upstream, body).await;
 
     // As a whole: Pingora's own time-out starts anew with each byte of a head.
     let timeout = function.upstream.terms().timeout;
@@ -265,9 +265,9 @@ async fn attempt(
     Ok((resp, Line { upstream, peer, is_asked: sent.is_ok(), is_answered: false }))
 }
 
-async fn write_body(upstream: &mut HttpSession, body: &Bytes) -> Result<(), GatewayError> {
-    upstream.write_request_body(body.clone(), true).await.map_err(explain)?;
-    upstream.finish_request_body().await.map_err(explain)
+async fn write_body(ctx: &RequestCtx, upstream: &mut HttpSession, body: &Bytes) -> Result<(), GatewayError> {
+    upstream.write_request_body(body.clone(), true).await.map_err(|e| explain(ctx, e))?;
+    upstream.finish_request_body().await.map_err(|e| explain(ctx, e))
 }
 
 /// HTTP/2 wants the authority in the URI and knows no connection headers.
@@ -294,7 +294,7 @@ fn for_session(
 /// The final head; informational ones are passed over.
 async fn read_head(upstream: &mut HttpSession, ctx: &mut RequestCtx) -> Result<ResponseHeader, GatewayError> {
     for _ in 0..=INTERIM_ANSWERS {
-        upstream.read_response_header().await.map_err(explain)?;
+        upstream.read_response_header().await.map_err(|e| explain(ctx, e))?;
         let Some(head) = upstream.response_header() else { break };
         ctx.upstream.answered(head);
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -317,15 +317,15 @@ struct Line {
 
 impl Line {
     /// The next piece of the body, if there is one.
-    async fn read(&mut self) -> Result<Option<Bytes>, GatewayError> {
-        let piece = self.upstream.read_response_body().await.map_err(explain)?;
+    async fn read(&mut self, ctx: &RequestCtx) -> Result<Option<Bytes>, GatewayError> {
+        let piece = self.upstream.read_response_body().await.map_err(|e| explain(ctx, e))?;
         self.is_answered = piece.is_none();
         Ok(piece)
     }
 
-    async fn read_all(&mut self, limit: usize) -> Result<Bytes, GatewayError> {
+    async fn read_all(&mut self, ctx: &RequestCtx, limit: usize) -> Result<Bytes, GatewayError> {
         let mut body = BytesMut::new();
-        while let Some(bytes) = self.read().await? {
+        while let Some(bytes) = self.read(ctx).await? {
             if body.len() + bytes.len() > limit {
                 return Err(TOO_LARGE);
             }
@@ -343,12 +343,13 @@ impl Line {
     }
 }
 
-fn explain(mut error: Box<Error>) -> GatewayError {
+fn explain(ctx: &RequestCtx, mut error: Box<Error>) -> GatewayError {
     if *error.esource() == ErrorSource::Unset {
         error.as_up();
     }
-    log::debug!("exchange: {}", fault::unquoted(&error));
-    fault::reason(&error)
+    let reason = fault::reason(&error);
+    log::debug!("{}: {reason}: {}", ctx.request_id(), fault::unquoted(&error));
+    reason
 }
 
 /// How long an answer is waited for that came before the end of the request, if it came.

@@ -35,7 +35,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::Repeat;
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, listener,
+    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, is_guarded,
+    waited_for_client,
 };
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
@@ -352,6 +353,9 @@ impl ProxyHttp for Gateway {
         }
         // Pingora marks what may be the end of a pooled connection (`ReusedOnly`).
         error.retry.decide_reuse(client_reused);
+        if ctx.error.is_none() && waited_for_client(session, ctx, &error) {
+            ctx.error = Some(ctx.remaining().err().unwrap_or(GatewayError::RequestTimeout));
+        }
         // What we ended, and what the client did, is over.
         let is_functions = *error.esource() == ErrorSource::Upstream && ctx.error.is_none();
         let again = is_functions && again::after_break(ctx, &error, Repeat::of(session));
@@ -427,13 +431,14 @@ fn buffered(ctx: &RequestCtx) -> Option<Arc<Function>> {
 }
 
 /// Begins an attempt, and says how its address is reached.
-fn next_peer(session: &Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, GatewayError> {
+fn next_peer(session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, GatewayError> {
     let purpose = purpose(session);
     let remaining = ctx.remaining()?;
     let function = ctx.route.as_ref().map(|route| &*route.function).ok_or(GatewayError::Internal)?;
+    ctx.upstream.is_guarded = is_guarded(session, function);
     let lease = ctx.upstream.begin(&function.upstream, purpose)?;
     let mut peer = function.upstream.peer(lease, purpose, remaining);
-    if listener(session, function, purpose).is_some() {
+    if ctx.upstream.is_guarded {
         peer.options.read_timeout = None;
     }
     Ok(peer)

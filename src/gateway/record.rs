@@ -222,6 +222,10 @@ impl Observer for Ledger {
             activation_id: None,
         });
     }
+
+    fn handshake_failed(&self) {
+        self.metrics.handshake_failed();
+    }
 }
 
 impl Gateway {

@@ -12,7 +12,9 @@ use super::template::{Names, Template};
 use crate::diag::{Invalid, Scope};
 use crate::upstream::trust::Roots;
 use crate::upstream::{Endpoint, Keepalive, Protocol, Terms, Verify};
-use crate::values::{ByteSize, HostPort, Scheme, Written, is_host_name, parse_duration, parse_size};
+use crate::values::{
+    ByteSize, HostPort, Scheme, Written, compile_duration, is_host_name, parse_duration, parse_size,
+};
 
 /// Flattened into each platform's keys.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -129,7 +131,7 @@ pub fn compile(
         http2,
     } = raw;
 
-    let duration =
+    let within =
         |key: &str, written: Option<Written>, default: Duration, (min, max): (Duration, Duration)| {
             let Some(written) = written else { return Some(default) };
             let scope = scope.key(key);
@@ -144,15 +146,25 @@ pub fn compile(
             scope.reject_with(format!("`{key}` is {} ms", duration.as_millis()), bounds);
             None
         };
-    let any = (Duration::from_millis(1), Duration::MAX);
-    let timeout = duration("timeout", timeout, defaults.timeout, defaults.timeout_range);
-    let connect_default = timeout.unwrap_or(defaults.timeout).min(LONGEST_CONNECT);
-    let connect_timeout = duration("connect_timeout", connect_timeout, connect_default, any);
+    let positive = |key: &str, written: Written| {
+        let scope = scope.key(key);
+        let duration = compile_duration(&written, &scope)?;
+        if duration.is_zero() {
+            scope.reject_with(format!("`{key}` is 0 ms"), "at least 1 ms");
+            return None;
+        }
+        Some(duration)
+    };
+    let timeout = within("timeout", timeout, defaults.timeout, defaults.timeout_range);
+    let connect_timeout = match connect_timeout {
+        Some(written) => positive("connect_timeout", written),
+        None => Some(timeout.unwrap_or(defaults.timeout).min(LONGEST_CONNECT)),
+    };
     let deadline = match deadline {
-        Some(written) => duration("deadline", Some(written), Duration::ZERO, any).map(Some),
+        Some(written) => positive("deadline", written).map(Some),
         None => Some(None),
     };
-    let idle = duration(
+    let idle = within(
         "keepalive_timeout",
         keepalive_timeout,
         KEEPALIVE_TIMEOUT,

@@ -14,7 +14,7 @@ use pingora::http::ResponseHeader;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::template::{Filling, Names, Template};
+use super::template::{Filling, Names, Parameters, Template};
 use super::{Call, Readiness, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
@@ -51,6 +51,10 @@ impl TargetPath {
         scope.accept(TargetPath::compile(&path, None, names))
     }
 
+    pub fn admit(&self, parameters: Parameters<'_>) -> Result<(), GatewayError> {
+        self.path.admit(parameters, Filling::Segment)
+    }
+
     /// Sets the request's target: this path, then the call's suffix; this query, then the client's.
     pub fn apply(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         let room = call.path.len() + call.query.map_or(0, str::len);
@@ -76,6 +80,13 @@ pub enum Host {
 }
 
 impl Host {
+    pub fn admit(&self, parameters: Parameters<'_>) -> Result<(), GatewayError> {
+        match self {
+            Host::Fixed(_) => Ok(()),
+            Host::Filled(template) => template.admit(parameters, Filling::Label),
+        }
+    }
+
     /// Replaces what the client asked for.
     pub fn apply(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         req.headers.insert(HOST, self.value(call)?.into_owned());
@@ -288,7 +299,7 @@ mod tests {
             let call = Call {
                 method: &http::Method::GET,
                 suffix: Some(&suffix),
-                parameters: crate::platforms::template::Parameters::new(&path, places),
+                parameters: Parameters::new(&path, places),
                 query: Some(&query),
                 path: &path,
                 origin: crate::platforms::Origin { scheme: crate::values::Scheme::Http, authority: "" },

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::connection::{self, Base, Defaults, RawScheme};
 use super::head::{Host, TargetPath, looks_like_another, refuse_look_alikes};
 use super::template::{Names, Route};
-use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
+use super::{Call, Compiled, Sought, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::GatewayError;
 use crate::secrets;
@@ -63,6 +63,11 @@ pub struct Http {
 }
 
 impl Streamed for Http {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.path.admit(sought.parameters)?;
+        self.host.admit(sought.parameters)
+    }
+
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
         self.host.apply(call, req)?;

@@ -24,8 +24,8 @@ use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults, RawScheme};
 use super::head::{Host, TargetPath, cold_marker, read_status, remove_prefixed};
-use super::template::{Name, Names, Route, Template};
-use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
+use super::template::{Name, Names, Parameters, Route, Template};
+use super::{Call, Compiled, Readiness, Sought, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::values::{HostPort, Scheme, is_host_name};
@@ -75,11 +75,19 @@ struct ServiceHost {
 }
 
 impl Streamed for Knative {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.path.admit(sought.parameters)?;
+        match &self.authority {
+            Authority::Whole(host) => host.admit(sought.parameters),
+            Authority::Parts(host) => host.fill(sought.parameters).map(drop),
+        }
+    }
+
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
         match &self.authority {
             Authority::Whole(host) => host.apply(call, req)?,
-            Authority::Parts(host) => drop(req.headers.insert(HOST, host.fill(call)?)),
+            Authority::Parts(host) => drop(req.headers.insert(HOST, host.fill(call.parameters)?)),
         }
         remove_prefixed(&mut req.headers, CONTROL);
         // Who says to be the kubelet's probe is answered on the way, and never by the function.
@@ -130,9 +138,9 @@ impl Streamed for Knative {
 }
 
 impl ServiceHost {
-    fn fill(&self, call: &Call<'_>) -> Result<HeaderValue, GatewayError> {
-        let service = self.service.of(call.parameters)?;
-        let namespace = self.namespace.of(call.parameters)?;
+    fn fill(&self, parameters: Parameters<'_>) -> Result<HeaderValue, GatewayError> {
+        let service = self.service.of(parameters)?;
+        let namespace = self.namespace.of(parameters)?;
         HeaderValue::try_from(format!("{service}.{namespace}.{}", self.domain))
             .map_err(|_| GatewayError::BadPath)
     }

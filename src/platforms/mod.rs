@@ -31,6 +31,7 @@ use crate::aws;
 use crate::diag::Scope;
 use crate::error::{GatewayError, Reported};
 use crate::upstream::Terms;
+use crate::uri;
 use crate::values::{ByteSize, Scheme};
 
 /// What a platform may know of the request it serves, beyond the head itself.
@@ -59,6 +60,15 @@ impl<'a> Call<'a> {
             None => self.path,
         }
     }
+}
+
+/// What of a call decides whether it is made at all.
+#[derive(Debug, Clone, Copy)]
+pub struct Sought<'a> {
+    pub head: &'a Parts,
+    /// As in [`Call`].
+    pub suffix: Option<&'a str>,
+    pub parameters: Parameters<'a>,
 }
 
 /// How the client reaches this gateway, as far as it can be believed.
@@ -95,6 +105,10 @@ pub enum Readiness {
 
 /// Bodies pass through untouched; only the heads are rewritten, but for the answers whose [`Verdict`] says otherwise.
 pub trait Streamed {
+    /// Refuses a call that this target does not make, most often for the name that the path has for its function. It is asked before
+    /// anybody is connected to.
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError>;
+
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError>;
 
     /// Whether a call whose client sent this head goes out with the target's own credential, if it has one.
@@ -134,6 +148,9 @@ pub trait Streamed {
 /// The whole request must be known before its first byte leaves: it is signed or wrapped.
 pub trait Buffered {
     fn limits(&self) -> &BodyLimits;
+
+    /// As [`Streamed::admit`].
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError>;
 
     /// Whether the platform takes the call into a queue: sent twice, the function runs twice, whatever the client's method promises.
     /// Where it is made at once, the client's method decides: who calls a function by GET says that it may be repeated.
@@ -253,6 +270,22 @@ pub enum Target {
     Buffered(BufferedTarget),
 }
 
+impl Target {
+    /// Refuses a call that is not to be made, before anything of it goes anywhere.
+    pub fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        if let Some(suffix) = sought.suffix {
+            uri::check_path(suffix).map_err(|_| GatewayError::BadPath)?;
+        }
+        match self {
+            // Names its functions by the suffix as well.
+            Target::Streamed(StreamedTarget::OpenFaas(target)) => target.admit(sought),
+            _ if sought.parameters.is_empty() => Ok(()),
+            Target::Streamed(target) => target.admit(sought),
+            Target::Buffered(target) => target.admit(sought),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum StreamedTarget {
     AzureFunctions(azure_functions::AzureFunctions),
@@ -271,6 +304,17 @@ pub enum BufferedTarget {
 }
 
 impl Streamed for StreamedTarget {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        match self {
+            StreamedTarget::AzureFunctions(target) => target.admit(sought),
+            StreamedTarget::Http(target) => target.admit(sought),
+            StreamedTarget::Knative(target) => target.admit(sought),
+            StreamedTarget::LambdaUrl(target) => target.admit(sought),
+            StreamedTarget::OpenFaas(target) => target.admit(sought),
+            StreamedTarget::OpenFunction(target) => target.admit(sought),
+        }
+    }
+
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         match self {
             StreamedTarget::AzureFunctions(target) => target.rewrite_request(call, req),
@@ -354,6 +398,14 @@ impl Streamed for StreamedTarget {
 }
 
 impl Buffered for BufferedTarget {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        match self {
+            BufferedTarget::LambdaUrl(target) => target.admit(sought),
+            BufferedTarget::LambdaInvoke(target) => target.admit(sought),
+            BufferedTarget::OpenWhisk(target) => target.admit(sought),
+        }
+    }
+
     fn queues(&self) -> bool {
         match self {
             BufferedTarget::LambdaUrl(target) => target.queues(),

@@ -12,6 +12,7 @@
 //!
 //! The last one is how its Community Edition tells that no replica came up in time.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
@@ -23,8 +24,8 @@ use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults};
 use super::head::{Host, basic_authorization, bearer_authorization, remove_prefixed, target_uri};
-use super::template::{Allow, Name, Names, Route, Template};
-use super::{Call, Compiled, Streamed, StreamedTarget, Target, Verdict};
+use super::template::{Allow, Name, Names, Parameters, Route, Template};
+use super::{Call, Compiled, Sought, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
@@ -103,13 +104,19 @@ enum Mode {
 }
 
 impl Streamed for OpenFaas {
-    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
         if let Mode::Async { callback_hosts } = &self.mode {
-            if req.method != Method::POST {
+            if sought.head.method != Method::POST {
                 return Err(GatewayError::MethodNotAllowed("POST".into()));
             }
-            check_callback(req, callback_hosts)?;
+            check_callback(sought.head, callback_hosts)?;
         }
+        self.function.of(sought.parameters, sought.suffix)?;
+        self.namespace.as_ref().map_or(Ok(()), |namespace| namespace.of(sought.parameters).map(drop))?;
+        self.host.admit(sought.parameters)
+    }
+
+    fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         req.uri = target_uri(self.target(call)?)?;
         self.host.apply(call, req)?;
         remove_prefixed(&mut req.headers, &["x-openfaas-"]);
@@ -163,22 +170,8 @@ impl OpenFaas {
     /// The path with the function's name in it, and the query.
     fn target(&self, call: &Call<'_>) -> Result<String, GatewayError> {
         let mut target = self.before.clone();
-        let rest = match &self.function {
-            Function::Named(name) => {
-                target.push_str(&name.of(call.parameters)?);
-                call.suffix
-            }
-            Function::FirstSegment(allow) => {
-                let (segment, rest) = split_segment(call.suffix.unwrap_or_default());
-                if segment.is_empty() {
-                    return Err(GatewayError::NoRoute);
-                }
-                let name = allow.admit(segment)?;
-                check_name(&name).map_err(|_| GatewayError::BadPath)?;
-                target.push_str(&name);
-                rest
-            }
-        };
+        let (name, rest) = self.function.of(call.parameters, call.suffix)?;
+        target.push_str(&name);
         if let Some(namespace) = &self.namespace {
             target.push('.');
             target.push_str(&namespace.of(call.parameters)?);
@@ -188,6 +181,28 @@ impl OpenFaas {
         }
         push_query(None, call.query, &mut target);
         Ok(target)
+    }
+}
+
+impl Function {
+    /// The name that this call has for it, and what of the suffix is left.
+    fn of<'a>(
+        &'a self,
+        parameters: Parameters<'_>,
+        suffix: Option<&'a str>,
+    ) -> Result<(Cow<'a, str>, Option<&'a str>), GatewayError> {
+        match self {
+            Function::Named(name) => Ok((name.of(parameters)?, suffix)),
+            Function::FirstSegment(allow) => {
+                let (segment, rest) = split_segment(suffix.unwrap_or_default());
+                if segment.is_empty() {
+                    return Err(GatewayError::NoRoute);
+                }
+                let name = allow.admit(segment)?;
+                check_name(&name).map_err(|_| GatewayError::BadPath)?;
+                Ok((name, rest))
+            }
+        }
     }
 }
 

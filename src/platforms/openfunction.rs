@@ -23,7 +23,7 @@ use serde::Deserialize;
 use super::connection::{self, Base, Defaults};
 use super::head::{Host, TargetPath, basic_authorization, cold_marker, read_status};
 use super::template::{Names, Route};
-use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
+use super::{Call, Compiled, Readiness, Sought, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::Scope;
 use crate::error::GatewayError;
 use crate::secrets;
@@ -59,6 +59,11 @@ pub struct OpenFunction {
 }
 
 impl Streamed for OpenFunction {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.path.admit(sought.parameters)?;
+        self.host.admit(sought.parameters)
+    }
+
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         self.path.apply(call, req)?;
         self.host.apply(call, req)?;

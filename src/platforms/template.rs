@@ -39,6 +39,10 @@ impl<'a> Parameters<'a> {
         self.places
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     fn get(&self, index: usize) -> Option<&'a str> {
         self.path.get(self.places.get(index)?.clone())
     }
@@ -148,6 +152,11 @@ impl Template {
             Piece::Text(text) => text,
         };
         self.pieces.iter().map(piece).collect()
+    }
+
+    /// Whether this request's values can be filled in.
+    pub fn admit(&self, parameters: Parameters<'_>, filling: Filling) -> Result<(), GatewayError> {
+        self.fill(parameters, filling, &mut String::new())
     }
 
     /// Appends the text with this request's values in it.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::diag::Scope;
-use crate::values::{Written, parse_duration};
+use crate::values::{Written, compile_duration};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +29,7 @@ pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<Arc<Bulkhead>> {
     let Raw { in_flight, queue, queue_timeout } = raw;
     let scope = scope.key("queue_timeout");
     let queue_timeout = match queue_timeout {
-        Some(written) => scope.accept(parse_duration(&written))?,
+        Some(written) => compile_duration(&written, &scope)?,
         None => QUEUE_TIMEOUT,
     };
     if queue_timeout.is_zero() || queue_timeout > LONGEST_WAIT {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::diag::Scope;
-use crate::values::{Written, parse_duration};
+use crate::values::{Written, compile_duration};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -22,7 +22,7 @@ pub struct Raw {
 pub fn compile(raw: Raw, scope: &Scope<'_>) -> Option<ColdStart> {
     let Raw { hold } = raw;
     let scope = scope.key("hold");
-    let hold = scope.accept(parse_duration(&hold))?;
+    let hold = compile_duration(&hold, &scope)?;
     if hold.is_zero() || hold > LONGEST_HOLD {
         scope.reject_with(format!("`hold` is {} ms", hold.as_millis()), "1 ms to 15 minutes");
         return None;

@@ -12,6 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
+
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sink {
@@ -28,9 +30,28 @@ impl Sink {
             Sink::Off => Output::Off,
             Sink::Stdout => Output::Open(File::from(io::stdout().as_fd().try_clone_to_owned()?), None),
             Sink::Stderr => Output::Open(File::from(io::stderr().as_fd().try_clone_to_owned()?), None),
-            Sink::File(path) => Output::Open(append_to(path)?, Some(path.clone())),
+            Sink::File(path) => {
+                let file = append_to(path).map_err(|error| unopened(path, &error))?;
+                Output::Open(file, Some(path.clone()))
+            }
         };
         Ok(output)
+    }
+
+    /// Whether it could be opened, without a file that comes into being.
+    pub fn try_out(&self) -> io::Result<()> {
+        let Sink::File(path) = self else { return Ok(()) };
+        let may = |path: &Path, flags| access(path, flags).map_err(io::Error::from);
+        let checked = match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => Err(ErrorKind::IsADirectory.into()),
+            Ok(_) => may(path, AccessFlags::W_OK),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let directory = path.parent().filter(|parent| *parent != Path::new(""));
+                may(directory.unwrap_or(Path::new(".")), AccessFlags::W_OK | AccessFlags::X_OK)
+            }
+            Err(error) => Err(error),
+        };
+        checked.map_err(|error| unopened(path, &error))
     }
 }
 
@@ -259,6 +280,10 @@ impl Thread {
             (Order::Reopen, _) => {}
         }
     }
+}
+
+fn unopened(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("`{}` cannot be opened: {error}", path.display()))
 }
 
 fn append_to(path: &Path) -> io::Result<File> {

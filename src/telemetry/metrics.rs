@@ -36,6 +36,7 @@ struct State {
     last_reload_successful: AtomicI64,
     last_reload_success: AtomicI64,
     access_log_dropped: IntCounter,
+    handshakes_failed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -58,6 +59,7 @@ impl Metrics {
             last_reload_successful: AtomicI64::new(0),
             last_reload_success: AtomicI64::new(0),
             access_log_dropped: IntCounter::with_opts(ACCESS_LOG_DROPPED.opts()).expect(VALID),
+            handshakes_failed: AtomicU64::new(0),
         });
         let registry = Registry::new();
         registry.register(Box::new(Exposed::new(state.clone()))).expect(VALID);
@@ -116,6 +118,11 @@ impl Metrics {
     /// Lines of the access log that were given up.
     pub fn access_log_dropped(&self) -> IntCounter {
         self.state.access_log_dropped.clone()
+    }
+
+    /// A client's TLS handshake failed.
+    pub fn handshake_failed(&self) {
+        self.state.handshakes_failed.fetch_add(1, Relaxed);
     }
 
     /// Everything in Prometheus' text format.
@@ -238,6 +245,7 @@ impl Collector for Exposed {
         let successful = LAST_RELOAD_SUCCESSFUL.gauge(&[], state.last_reload_successful.load(Relaxed));
         let success = LAST_RELOAD_SUCCESS.gauge(&[], state.last_reload_success.load(Relaxed));
         let dropped = ACCESS_LOG_DROPPED.counter(&[], state.access_log_dropped.get());
+        let handshakes = HANDSHAKES_FAILED.counter(&[], state.handshakes_failed.load(Relaxed));
         let mut families = vec![
             CERTIFICATE_NOT_AFTER.exposed(certificates),
             CONFIG.exposed(config),
@@ -245,6 +253,7 @@ impl Collector for Exposed {
             LAST_RELOAD_SUCCESSFUL.exposed(vec![successful]),
             LAST_RELOAD_SUCCESS.exposed(vec![success]),
             ACCESS_LOG_DROPPED.exposed(vec![dropped]),
+            HANDSHAKES_FAILED.exposed(vec![handshakes]),
             BUILD.exposed(vec![BUILD.gauge(&[VERSION, COMMIT], 1)]),
         ];
         for RouteFamily { family, collect } in &route_metrics::FAMILIES {
@@ -316,8 +325,15 @@ const COMMIT: &str = match option_env!("FNGATE_COMMIT") {
 /// Series of the `process_*` families.
 const PROCESS_SERIES: usize = 7;
 
-static PROCESS_WIDE: [&Family; 6] =
-    [&CONFIG, &CONFIG_RELOADS, &LAST_RELOAD_SUCCESSFUL, &LAST_RELOAD_SUCCESS, &ACCESS_LOG_DROPPED, &BUILD];
+static PROCESS_WIDE: [&Family; 7] = [
+    &CONFIG,
+    &CONFIG_RELOADS,
+    &LAST_RELOAD_SUCCESSFUL,
+    &LAST_RELOAD_SUCCESS,
+    &ACCESS_LOG_DROPPED,
+    &HANDSHAKES_FAILED,
+    &BUILD,
+];
 
 static CERTIFICATE_NOT_AFTER: Family = Family {
     name: "tls_certificate_not_after_seconds",
@@ -357,6 +373,13 @@ static LAST_RELOAD_SUCCESS: Family = Family {
 static ACCESS_LOG_DROPPED: Family = Family {
     name: "access_log_dropped_total",
     help: "Lines of the access log given up because its sink could not take them.",
+    kind: MetricType::COUNTER,
+    labels: &[],
+    series: 1,
+};
+static HANDSHAKES_FAILED: Family = Family {
+    name: "tls_handshakes_failed_total",
+    help: "TLS handshakes of clients that failed or took too long.",
     kind: MetricType::COUNTER,
     labels: &[],
     series: 1,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use crate::diag::Invalid;
+use crate::diag::{Invalid, Scope};
 
 /// A scalar that a file may write as a number or as text: `3000`, `"3s"`, `64MiB`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,24 @@ pub fn parse_duration(written: &Written) -> Result<Duration, Invalid> {
         _ => return Err(invalid()),
     };
     number.checked_mul(unit_millis).map(Duration::from_millis).ok_or_else(invalid)
+}
+
+/// The duration of a key that no plugin of APISIX has. A bare number is milliseconds, as theirs are, but a small one looks like
+/// seconds, and gets a warning.
+pub fn compile_duration(written: &Written, scope: &Scope<'_>) -> Option<Duration> {
+    let duration = scope.accept(parse_duration(written))?;
+    let text = written.to_string();
+    let is_bare = text.trim().bytes().all(|byte| byte.is_ascii_digit());
+    if is_bare && duration < Duration::from_secs(1) && !duration.is_zero() {
+        scope.warn(
+            format!("`{text}` is {} ms", duration.as_millis()),
+            format!(
+                "a number without a unit is milliseconds; `{0}s` is seconds, `{0}ms` is the same as now",
+                text.trim()
+            ),
+        );
+    }
+    Some(duration)
 }
 
 /// Bytes as a bare number, or with `B`, `KiB`, `MiB`, `GiB`, or the decimal `KB`, `MB`, `GB`.

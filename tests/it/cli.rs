@@ -125,6 +125,50 @@ async fn a_credential_that_cannot_be_seen_from_outside_of_the_service_is_a_warni
 }
 
 #[tokio::test]
+async fn an_access_log_that_cannot_be_written_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fngate.yaml");
+    let log = dir.path().join("logs/access.log");
+    let yaml = format!("access_log: {{ path: logs/access.log }}\n{}", route("/x", GOOD));
+    std::fs::write(&file, yaml).unwrap();
+    let file = file.to_str().unwrap();
+    let words = [&format!("the access log `{}` cannot be opened", log.display()), "fngate.yaml:1:"];
+
+    run(&["check", file]).await.refuses(&words);
+    run(&["run", "-c", file]).await.refuses(&words);
+
+    std::fs::create_dir(dir.path().join("logs")).unwrap();
+    run(&["check", file]).await.accepts();
+    assert!(!log.exists(), "to check changes nothing");
+}
+
+#[tokio::test]
+async fn a_directory_that_systemd_makes_may_be_missing_before_the_start() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = |path: &str| format!("access_log: {{ path: {path} }}\n{}", route("/x", GOOD));
+    std::fs::write(file.path(), yaml("/var/log/no-such-directory/access.log")).unwrap();
+    let path = file.path().to_str().unwrap();
+
+    let found = run(&["check", path]).await;
+    found.accepts();
+    assert!(found.said().contains("LogsDirectory"), "{found:#?}");
+    run(&["run", "-c", path]).await.refuses(&["/var/log/no-such-directory"]);
+
+    std::fs::write(file.path(), yaml("/var/log/a/b/access.log")).unwrap();
+    run(&["check", path]).await.refuses(&["/var/log/a/b"]);
+}
+
+#[tokio::test]
+async fn listeners_that_cannot_all_be_bound_are_a_fault() {
+    let file = |listeners: &str| format!("listeners: [ {listeners} ]\n{}", route("/x", GOOD));
+    for (wide, narrow) in [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")] {
+        let yaml = file(&format!("{{ address: '{wide}:9081' }}, {{ address: '{narrow}:9081' }}"));
+        check(&yaml).await.refuses(&[&format!("{wide}:9081 and {narrow}:9081 cannot both be listened on")]);
+    }
+    check(&file("{ address: '127.0.0.1:9081' }, { address: '127.0.0.2:9081' }")).await.accepts();
+}
+
+#[tokio::test]
 async fn an_included_file_brings_routes_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
@@ -175,6 +219,37 @@ async fn routes_prints_the_table_and_explains_a_choice() {
     let of = |name: &str| why.stdout.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
     assert!(!of("first").is_empty() && !of("third").is_empty(), "the losers are named, too:\n{}", why.stdout);
     assert!(of("second").contains("serves it"), "{}", why.stdout);
+}
+
+#[tokio::test]
+async fn a_route_that_refuses_what_it_matches_does_not_serve_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let named = "http: { url: 'http://127.0.0.1:1/{name}', allow: [ 'img-*' ] }";
+    let queue = "openfaas: { gateway_uri: 'http://127.0.0.1:1', function: hello, mode: async }";
+    let yaml = routes(&[("below", "/a/*", GOOD), ("named", "/fn/{name}", named), ("queue", "/q", queue)]);
+    std::fs::write(file.path(), yaml).unwrap();
+    let path = file.path().to_str().unwrap();
+
+    for (request, route, end) in [
+        ("GET http://host/a/../x", "below", "400 bad_path"),
+        ("GET http://host/a/%2e%2e", "below", "400 bad_path"),
+        ("GET http://host/fn/other", "named", "404 no_route"),
+        ("GET http://host/fn/img-%2F", "named", "400 bad_path"),
+        ("GET http://host/q", "queue", "405 method_not_allowed"),
+    ] {
+        let why = run(&["routes", "-c", path, "--explain", request]).await;
+        let of = why.stdout.lines().find(|line| line.starts_with(route)).unwrap_or_default();
+        assert!(of.ends_with("matches, but refuses it"), "{request}\n{}", why.stdout);
+        assert_eq!((why.code, why.stdout.lines().last()), (Some(1), Some(end)), "{request}");
+    }
+    for request in ["GET http://host/a/x", "GET http://host/fn/img-a", "POST http://host/q"] {
+        let why = run(&["routes", "-c", path, "--explain", request]).await;
+        why.accepts();
+        assert!(why.stdout.contains("serves it"), "{request}\n{}", why.stdout);
+    }
+    let why = run(&["routes", "-c", path, "--explain", "GET http://host/a"]).await;
+    assert_eq!(why.code, Some(1));
+    assert!(why.stdout.contains("no: it begins below this path"), "{}", why.stdout);
 }
 
 #[tokio::test]

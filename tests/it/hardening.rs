@@ -570,6 +570,36 @@ async fn a_body_that_stalls_is_given_up() {
     }
 }
 
+/// A client that stalls in its body, or takes its time over it, says nothing about the function: whatever that speaks, and whatever the
+/// route does about functions that are silent.
+#[tokio::test]
+async fn the_time_of_a_client_is_not_the_functions() {
+    let again = "retry: { on: [ timeout ], methods: any }";
+    for (http2, policy) in [("off", ""), ("off", again), ("on", ""), ("on", again)] {
+        let origin = if http2 == "on" { Origin::http2() } else { Origin::http1() }.echo().start().await;
+        let target = format!("http: {{ url: '{}/', timeout: 2s, http2: '{http2}' }}", origin.url());
+        let yaml = route("/fn", &target).replacen("    target:", &format!("    {policy}\n    target:"), 1);
+        let gateway = Gateway::start(&format!("limits: {{ idle_timeout: 3s }}\n{yaml}")).await;
+        let mut client = gateway.client().await;
+
+        client.send("PUT /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\n").await;
+        for piece in ["s", "l", "o", "w", "l", "y"] {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            client.send(piece).await;
+        }
+        let answer = client.response("PUT").await;
+        assert_eq!(answer.status(), 200, "{http2} {policy}: {}", answer.text());
+        assert_eq!(answer.json::<Echo>().body, "slowly", "{http2} {policy}");
+
+        client.send("PUT /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nst").await;
+        let answer = client.response("PUT").await;
+        let code = answer.code();
+        assert_eq!((answer.status(), code.as_str()), (408, "request_timeout"), "{http2} {policy}");
+        let line = gateway.access_log(2).await.remove(1);
+        assert_eq!((&line["status"], &line["attempts"]), (&408.into(), &1.into()), "{http2} {policy}");
+    }
+}
+
 #[tokio::test]
 async fn running_out_of_files_is_survived() {
     let origin = Origin::echo().await;

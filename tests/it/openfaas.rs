@@ -88,6 +88,7 @@ async fn a_queued_call_is_accepted_and_has_a_name() {
     }
     let answer = gateway.get("/queue/x").await;
     assert_eq!((answer.status(), answer.header("allow")), (405, Some("POST")));
+    assert_eq!(gateway.log_line(answer.header("x-request-id").unwrap()).await["attempts"], json!(0));
     assert_eq!(faas.requests().len(), 1);
 }
 

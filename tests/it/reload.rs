@@ -97,6 +97,18 @@ async fn a_faulty_file_changes_nothing_and_says_so_everywhere() {
 }
 
 #[tokio::test]
+async fn a_reload_says_once_what_deserves_a_look() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&to(&origin, "one")).await;
+
+    let doubtful = format!("shutdown_grace: 30\n{}", to(&origin, "two"));
+    assert!(gateway.reload(&doubtful).await);
+    gateway.says("shutdown_grace: `30` is 30 ms").await;
+    assert!(gateway.reload(&doubtful).await);
+    assert_eq!(gateway.stderr().matches("shutdown_grace").count(), 1, "{}", gateway.stderr());
+}
+
+#[tokio::test]
 async fn a_missing_file_changes_nothing() {
     let origin = Origin::echo().await;
     let gateway = Gateway::start(&to(&origin, "one")).await;

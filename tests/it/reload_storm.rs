@@ -100,7 +100,7 @@ async fn an_access_log_that_cannot_be_opened_refuses_everything() {
     assert!(!gateway.reload(&elsewhere).await);
 
     assert_eq!((gateway.get("/one").await.status(), gateway.get("/two").await.status()), (200, 404));
-    gateway.says("the access log cannot be opened").await;
+    gateway.says("none/access.log` cannot be opened: No such file or directory").await;
 }
 
 #[tokio::test]

@@ -353,6 +353,66 @@ async fn a_path_parameter_is_one_label_of_the_host() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_refused_goes_nowhere() {
+    let refusing = Refusing::new();
+    let at = refusing.addr();
+    let iam = "authorization: { iam: { accesskey: AK, secretkey: sk } }";
+    let targets = [
+        ("http", format!("http: {{ url: 'http://{at}/{{name}}', allow: [ 'img-*' ] }}")),
+        ("ofn", format!("openfunction: {{ function_uri: 'http://{at}/{{name}}', allow: [ 'img-*' ] }}")),
+        ("host", format!("http: {{ url: 'http://{at}/', host: '{{name}}.ofn.io', allow: [ 'img-*' ] }}")),
+        ("azure", format!("azure_functions: {{ function_uri: 'http://{at}/{{name}}', allow: [ 'img-*' ] }}")),
+        (
+            "knative",
+            format!("knative: {{ service: '{{name}}', domain: x.io, address: '{at}', allow: [ 'img-*' ] }}"),
+        ),
+        (
+            "openfaas",
+            format!("openfaas: {{ gateway_uri: 'http://{at}', function: '{{name}}', allow: [ 'img-*' ] }}"),
+        ),
+        ("url", format!("aws_lambda: {{ function_uri: 'http://{at}/{{name}}', allow: [ 'img-*' ] }}")),
+        (
+            "signed",
+            format!("aws_lambda: {{ function_uri: 'http://{at}/{{name}}', allow: [ 'img-*' ], {iam} }}"),
+        ),
+        (
+            "invoke",
+            format!(
+                "aws_lambda: {{ function: '{{name}}', region: us-east-1, endpoint: 'http://{at}', allow: [ 'img-*' ], {iam} }}"
+            ),
+        ),
+        (
+            "whisk",
+            format!(
+                "openwhisk: {{ api_host: 'http://{at}', service_token: 'u:k', namespace: g, action: '{{name}}', allow: [ 'img-*' ] }}"
+            ),
+        ),
+    ];
+    let patience = "\n    cold_start: { hold: 30s }\n    retry: { on: [ connect ] }";
+    let yaml = targets.iter().fold("routes:\n".to_owned(), |yaml, (name, target)| {
+        let patience = if ["signed", "invoke", "whisk"].contains(name) { "" } else { patience };
+        yaml + &format!(
+            "  - name: {name}\n    match: {{ path: '/{name}/{{name}}' }}\n    target: {{ {target} }}{patience}\n"
+        )
+    });
+    let suffix = format!("openfaas: {{ gateway_uri: 'http://{at}', allow: [ 'img-*' ] }}");
+    let yaml = yaml
+        + &format!(
+            "  - name: suffix\n    match: {{ path: '/suffix/*' }}\n    target: {{ {suffix} }}{patience}\n"
+        );
+    let gateway = Gateway::start(&yaml).await;
+
+    for name in targets.iter().map(|(name, _)| *name).chain(["suffix"]) {
+        for (asked, status, code) in [("other", 404, "no_route"), ("img-%2Fx", 400, "bad_path")] {
+            let answer = gateway.post(&format!("/{name}/{asked}"), "{}").await;
+            assert_eq!((answer.status(), answer.code().as_str()), (status, code), "{name} {asked}");
+            let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+            assert_eq!((&line["attempts"], &line["route"]), (&0.into(), &name.into()), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_path_parameter_names_an_action() {
     let origin = Origin::http1().reply(|_| Reply::json(&serde_json::json!({ "ok": true }))).start().await;
     let target = format!(

@@ -69,6 +69,7 @@ async fn a_client_without_tls_is_turned_away_and_nobody_else_suffers() {
     let mut client = Client::tls(gateway.tls_addr(), ca.client(&[]), "localhost").await;
     assert_eq!(client.call(&Request::get("/fn")).await.status(), 200);
     assert_eq!(origin.requests().len(), 1);
+    gateway.counts("fngate_tls_handshakes_failed_total", &[], 1.0).await;
 }
 
 #[tokio::test]

@@ -187,10 +187,13 @@ mod defaults {
 
     #[test]
     fn what_is_written_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
         let yaml = "listeners: [ { address: '[::1]:1' } ]\nthreads: 3\nadmin: { address: '127.0.0.1:2', hosts: [ gw.internal ] }\ndrain_delay: 4s\nshutdown_grace: 5s\n\
                     trusted_proxies: [ 10.1.2.3/8, 192.0.2.1 ]\naccess_log: { path: /log }\n\
                     limits: { body: 1KiB, header_timeout: 1s, idle_timeout: 2s, connections: 3, in_flight: 4 }\n";
-        let Plan { settings, .. } = plan(load_yaml(&(yaml.to_owned() + &routes(&[("a", "/a")]))));
+        let yaml = yaml.replace("/log", log.to_str().unwrap()) + &routes(&[("a", "/a")]);
+        let Plan { settings, .. } = plan(load_yaml(&yaml));
         assert_eq!(settings.listeners[0].address.to_string(), "[::1]:1");
         assert_eq!((settings.threads, settings.admin.address.port()), (3, 2));
         assert_eq!(settings.admin.hosts, ["gw.internal"]);
@@ -198,7 +201,7 @@ mod defaults {
             settings.trusted_proxies.iter().map(|n| n.to_string()).collect::<Vec<_>>(),
             ["10.0.0.0/8", "192.0.2.1/32"]
         );
-        assert_eq!(settings.access_log, AccessLog::File("/log".into()));
+        assert_eq!(settings.access_log, AccessLog::File(log));
         assert_eq!(settings.limits.body, ByteSize(1024));
         assert_eq!((settings.limits.connections, settings.limits.in_flight), (3, 4));
     }

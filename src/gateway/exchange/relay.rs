@@ -52,7 +52,7 @@ async fn pass(
     }
     while answer.state != State::Bodiless {
         let piece = tokio::select! {
-            piece = line.read() => piece?,
+            piece = line.read(ctx) => piece?,
             gone = client_leaves(session) => return Err(gone),
         };
         let Some(piece) = piece else {

@@ -26,8 +26,8 @@ use crate::platforms::connection::{self, Base, Defaults, held_limit};
 use crate::platforms::head::{Host, Prefer, TargetPath, strip_hop_by_hop};
 use crate::platforms::template::Names;
 use crate::platforms::{
-    BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Streamed, StreamedTarget,
-    Target, Verdict,
+    BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Sought, Streamed,
+    StreamedTarget, Target, Verdict,
 };
 use crate::secrets;
 use crate::values::{RawSecret, TargetUri, credential_identity};
@@ -50,6 +50,11 @@ pub struct SignedUrl {
 }
 
 impl Streamed for Url {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.path.admit(sought.parameters)?;
+        self.host.admit(sought.parameters)
+    }
+
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         strip_reserved(&mut req.headers);
         self.path.apply(call, req)?;
@@ -80,6 +85,10 @@ impl Streamed for Url {
 impl Buffered for SignedUrl {
     fn limits(&self) -> &BodyLimits {
         &self.limits
+    }
+
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.url.admit(sought)
     }
 
     fn call_id(&self) -> HeaderName {

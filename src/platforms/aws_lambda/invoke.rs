@@ -20,7 +20,9 @@ use crate::platforms::connection::{self, Base, Defaults, held_limit, held_respon
 use crate::platforms::envelope::JSON;
 use crate::platforms::head::{Host, target_uri};
 use crate::platforms::template::{Names, Parameters};
-use crate::platforms::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Target};
+use crate::platforms::{
+    BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Sought, Target,
+};
 use crate::uri::push_suffix;
 use crate::values::{TargetUri, Written};
 
@@ -57,6 +59,10 @@ impl FunctionPath {
 impl Buffered for Invoke {
     fn limits(&self) -> &BodyLimits {
         &self.limits
+    }
+
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.target.as_ref().map_or(Ok(()), |target| target.fill(sought.parameters).map(drop))
     }
 
     fn call_id(&self) -> HeaderName {

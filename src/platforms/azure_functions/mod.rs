@@ -33,7 +33,7 @@ use self::seal::Seal;
 use super::connection::{self, Base, Defaults};
 use super::head::{Host, Prefer, TargetPath, remove_fields, target_uri};
 use super::template::{Names, Route};
-use super::{Call, Compiled, Readiness, Streamed, StreamedTarget, Target, Verdict};
+use super::{Call, Compiled, Readiness, Sought, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
@@ -84,6 +84,11 @@ struct Credential {
 }
 
 impl Streamed for AzureFunctions {
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.path.admit(sought.parameters)?;
+        self.host.admit(sought.parameters)
+    }
+
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
         let is_durable = call.suffix.is_some_and(durable::claims);
         let clients_key_passes = !is_durable && self.clients_key_passes(req);

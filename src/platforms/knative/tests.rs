@@ -27,7 +27,11 @@ fn sent(yaml: &str, name: &str, ns: &str, fields: &[(&'static str, &str)]) -> Re
     let places = [0..name.len(), name.len()..path.len()];
     let parameters = Parameters::new(&path, &places);
     let call = Call { parameters, suffix: Some("World"), query: Some("u=1"), ..call() };
-    target(yaml).rewrite_request(&call, &mut req).map(|()| req)
+    let target = target(yaml);
+    let admitted = target.admit(&Sought { head: &req, suffix: call.suffix, parameters });
+    let rewritten = target.rewrite_request(&call, &mut req);
+    assert_eq!(admitted, rewritten, "what is refused is refused at once");
+    rewritten.map(|()| req)
 }
 
 #[track_caller]

@@ -26,7 +26,11 @@ fn asked(yaml: &str, name: &str, ns: &str, suffix: Option<&str>) -> Result<Strin
     let places = [0..name.len(), name.len()..path.len()];
     let call = Call { parameters: Parameters::new(&path, &places), suffix, query: Some("u=1"), ..call() };
     let mut req = head("POST", "/x", &[]);
-    function(yaml).rewrite_request(&call, &mut req).map(|()| req.uri.to_string())
+    let function = function(yaml);
+    let admitted = function.admit(&Sought { head: &req, suffix, parameters: call.parameters });
+    let rewritten = function.rewrite_request(&call, &mut req);
+    assert_eq!(admitted, rewritten, "what is refused is refused at once");
+    rewritten.map(|()| req.uri.to_string())
 }
 
 #[track_caller]
@@ -118,8 +122,9 @@ fn what_the_gateway_names_is_not_the_clients_to_say() {
 #[track_caller]
 fn queues(yaml: &str, method: &str, urls: &[&str], expected: Result<(), GatewayError>) {
     let fields: Vec<_> = urls.iter().map(|url| ("x-callback-url", *url)).collect();
-    let mut req = head(method, "/x", &fields);
-    let queued = function(&format!("mode: async, function: hello{yaml}")).rewrite_request(&call(), &mut req);
+    let req = head(method, "/x", &fields);
+    let sought = Sought { head: &req, suffix: None, parameters: Parameters::default() };
+    let queued = function(&format!("mode: async, function: hello{yaml}")).admit(&sought);
     assert_eq!(queued, expected, "{yaml} {method} {urls:?}");
 }
 

@@ -35,7 +35,7 @@ use super::connection::{self, Base, Defaults, held_limit, held_response};
 use super::envelope::JSON;
 use super::head::{Host, basic_authorization, target_uri};
 use super::template::{Name, Names, Parameters, Route};
-use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Target};
+use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Sought, Target};
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
@@ -123,6 +123,10 @@ impl ActionPath {
 impl Buffered for Action {
     fn limits(&self) -> &BodyLimits {
         &self.limits
+    }
+
+    fn admit(&self, sought: &Sought<'_>) -> Result<(), GatewayError> {
+        self.target.as_ref().map_or(Ok(()), |target| target.fill(sought.parameters).map(drop))
     }
 
     fn call_id(&self) -> HeaderName {

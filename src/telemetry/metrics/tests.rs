@@ -5,7 +5,7 @@ use crate::error::GatewayError;
 use crate::telemetry::{End, Retry};
 
 /// Name, type and labels of every family that is exposed, as the documentation promises them.
-const PROMISED: [(&str, &str, &str); 30] = [
+const PROMISED: [(&str, &str, &str); 31] = [
     ("fngate_access_log_dropped_total", "counter", ""),
     ("fngate_build_info", "gauge", "commit version"),
     ("fngate_cold_start_hold_seconds", "histogram", "le route"),
@@ -25,6 +25,7 @@ const PROMISED: [(&str, &str, &str); 30] = [
     ("fngate_response_bytes_total", "counter", "route"),
     ("fngate_retries_total", "counter", "reason route"),
     ("fngate_tls_certificate_not_after_seconds", "gauge", "name"),
+    ("fngate_tls_handshakes_failed_total", "counter", ""),
     ("fngate_upstream_connect_seconds", "histogram", "le route"),
     ("fngate_upstream_connections_open", "gauge", "route"),
     ("fngate_upstream_connections_total", "counter", "result route"),
