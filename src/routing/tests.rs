@@ -174,7 +174,7 @@ fn the_losers_are_told_why() {
             Verdict::Wins,
             Verdict::Outranked,
             Verdict::Outranked,
-            Verdict::OtherPath,
+            Verdict::BeginsBelow,
         ]
     );
 }
