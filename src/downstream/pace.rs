@@ -150,7 +150,8 @@ impl SharedUpload {
         self.left = left.min(micros(GRACE));
     }
 
-    fn rest(&mut self) {
+    /// It is not waited for.
+    pub(super) fn rest(&mut self) {
         if self.waiting.take().is_some() {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
         }

@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -107,31 +107,47 @@ impl Strand {
 }
 
 impl Bounds {
-    /// A read for as long as it may take. It may be given up at any time and begun again.
-    async fn bound(&mut self, read: impl Future<Output = Result<Option<Bytes>>>) -> Result<Option<Bytes>> {
+    /// A read of the body for as long as it may take. It may be given up at any time and begun again.
+    async fn body(&mut self, read: impl Future<Output = Result<Option<Bytes>>>) -> Result<Option<Bytes>> {
         let mut read = pin!(read);
         poll_fn(|cx| match read.as_mut().poll(cx) {
             Poll::Ready(read) => {
                 self.upload.arrived(read.as_ref().ok().and_then(Option::as_ref), &self.terms);
                 Poll::Ready(read)
             }
-            Poll::Pending => self.poll_end(cx).map(|reason| Error::e_explain(ErrorType::ReadError, reason)),
+            Poll::Pending => self.poll_slow(cx),
         })
         .await
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
-        // Wakes nobody: whoever cuts polls the request anew.
-        if matches!(self.cut.has_changed(), Ok(true)) {
-            return Poll::Ready(self.refuse(DRAINING));
-        }
+    /// The same for a wait in which nothing is asked of the client: it is only there to be seen leaving.
+    async fn idle(&mut self, read: impl Future<Output = Result<Option<Bytes>>>) -> Result<Option<Bytes>> {
+        self.upload.rest();
+        let mut read = pin!(read);
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(read),
+            Poll::Pending => self.poll_end(cx),
+        })
+        .await
+    }
+
+    fn poll_slow<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>> {
         if self.watch.is_conversation.load(Ordering::Relaxed) {
             self.upload.end();
         }
         if self.upload.poll(cx, &mut self.alarm, &self.terms).is_ready() {
-            return Poll::Ready(self.refuse(BODY_STALLED));
+            return Poll::Ready(failed(self.refuse(BODY_STALLED)));
         }
-        self.watch.patience.poll(cx, &mut self.alarm).map(|()| "the function was waited for long enough")
+        self.poll_end(cx)
+    }
+
+    fn poll_end<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        // Wakes nobody: whoever cuts polls the request anew.
+        if matches!(self.cut.has_changed(), Ok(true)) {
+            return Poll::Ready(failed(self.refuse(DRAINING)));
+        }
+        ready!(self.watch.patience.poll(cx, &mut self.alarm));
+        Poll::Ready(failed("the function was waited for long enough"))
     }
 
     fn refuse(&self, refusal: Refusal) -> &'static str {
@@ -143,12 +159,20 @@ impl Bounds {
 impl Session for Strand {
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
         let Self { inner, bounds } = self;
-        bounds.bound(inner.read_body_bytes()).await
+        let read = bounds.body(inner.read_body_bytes()).await;
+        if inner.is_body_done() {
+            // Nobody may ever read the end itself.
+            bounds.upload.end();
+        }
+        read
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if !no_body_expected && !self.inner.is_body_done() {
+            return self.read_body_bytes().await;
+        }
         let Self { inner, bounds } = self;
-        bounds.bound(inner.read_body_or_idle(no_body_expected)).await
+        bounds.idle(inner.read_body_or_idle(true)).await
     }
 
     // From here on all is as the session below does it.
@@ -293,6 +317,10 @@ impl Session for Strand {
     fn restore_custom_message_writer(&mut self, _: Box<dyn CustomMessageWrite>) -> Result<()> {
         Ok(())
     }
+}
+
+fn failed<T>(reason: &'static str) -> Result<T> {
+    Error::e_explain(ErrorType::ReadError, reason)
 }
 
 type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync>;

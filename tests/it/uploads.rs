@@ -1,0 +1,106 @@
+//! Bodies that are on their way while somebody else is waited for: a function that takes its time, a place in a queue, a function that
+//! is not there yet. Who is late is named, and nobody is waited for without end.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+
+use crate::harness::*;
+
+#[tokio::test]
+async fn who_has_sent_all_is_not_slow() {
+    let origin = Origin::http1()
+        .script(|mut exchange| async move {
+            exchange.body().await;
+            // Longer than a client may be silent.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            exchange.answer(Reply::text(200, "done")).await;
+        })
+        .start()
+        .await;
+    let (gateway, ca) = hurried(&route("/fn", &openfunction(&origin, "timeout: 10s"))).await;
+
+    let (small, empty, large, old) = tokio::join!(
+        post(&gateway, &ca, "body"),
+        post(&gateway, &ca, ""),
+        post(&gateway, &ca, vec![b'x'; 300_000]),
+        gateway.post("/fn", "body"),
+    );
+
+    for answer in [small, empty, large, old] {
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "done"));
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_place_with_a_body_is_not_slow() {
+    let gate = Gate::closed();
+    let origin = Origin::http1().gated(&gate, |mut exchange, gate| async move {
+        gate.passed().await;
+        exchange.body().await;
+        exchange.answer(Reply::text(200, "done")).await;
+    });
+    let origin = origin.start().await;
+    let limits = "    limits: { in_flight: 1, queue: 4, queue_timeout: 30s }\n";
+    let yaml = route("/fn", &openfunction(&origin, "timeout: 20s"));
+    let yaml = yaml.replacen("    target", &format!("{limits}    target"), 1);
+    let (gateway, ca) = hurried(&yaml).await;
+    let others = async {
+        origin.request(0).await;
+        let release = async {
+            gateway.counts("fngate_requests_queued", &[("route", "hello")], 3.0).await;
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            (0..4).for_each(|_| gate.open());
+        };
+        let (small, large, old, ()) = tokio::join!(
+            post(&gateway, &ca, "body"),
+            post(&gateway, &ca, vec![b'x'; 300_000]),
+            gateway.post("/fn", vec![b'x'; 300_000]),
+            release
+        );
+        [small, large, old]
+    };
+
+    let (first, others) = tokio::join!(gateway.get("/fn"), others);
+
+    for answer in others.into_iter().chain([first]) {
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "done"));
+    }
+}
+
+#[tokio::test]
+async fn who_waits_with_a_body_for_a_function_that_is_not_there_is_not_slow() {
+    let nobody = Refusing::new();
+    let addr = nobody.addr();
+    let target = format!("openfunction: {{ function_uri: 'http://{addr}/', timeout: 5s }}");
+    let yaml = route("/fn", &target).replacen("    target", "    cold_start: { hold: 30s }\n    target", 1);
+    let (gateway, ca) = hurried(&yaml).await;
+    let begun = Instant::now();
+
+    let (small, large, _origin) =
+        tokio::join!(post(&gateway, &ca, "body"), post(&gateway, &ca, vec![b'x'; 300_000]), async {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            drop(nobody);
+            Origin::http1().text("done").start_at(addr).await
+        });
+
+    for answer in [small, large] {
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "done"));
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(2500));
+}
+
+/// A gateway that waits for no client for longer than a second.
+async fn hurried(yaml: &str) -> (Gateway, Ca) {
+    let ca = Ca::new();
+    let yaml = format!("limits: {{ idle_timeout: 1s }}\n{yaml}");
+    (Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await, ca)
+}
+
+/// A POST over a connection of HTTP/2.
+async fn post(gateway: &Gateway, ca: &Ca, body: impl Into<Bytes>) -> Response {
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let request = hyper::Request::post("https://localhost/fn").body(Full::new(body.into())).unwrap();
+    Http2::read(client.call(request).await.unwrap()).await
+}
