@@ -606,6 +606,27 @@ async fn a_function_that_resets_a_stream_has_broken_off() {
     assert_eq!(asked.load(Relaxed), 1, "it may have run");
 }
 
+#[tokio::test]
+async fn an_idle_connection_is_told_that_it_ends() {
+    let (gateway, _origin, ca) = limited("limits: { idle_timeout: 1s }\n").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    client.write_all(&preface()).await.unwrap();
+
+    let mut heard = Vec::new();
+    let _ = within("the end of the connection", client.read_to_end(&mut heard)).await;
+
+    let mut kinds = Vec::new();
+    let mut rest = &heard[..];
+    while let [a, b, c, kind, _, _, _, _, _, payload @ ..] = rest {
+        kinds.push(*kind);
+        rest = &payload[u32::from_be_bytes([0, *a, *b, *c]) as usize..];
+    }
+    assert!(kinds.contains(&GO_AWAY), "{kinds:?}");
+    let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    assert_eq!(client.call(Http2::get("https://localhost/fn")).await.unwrap().status(), 200);
+    client.ended().await;
+}
+
 /// A function of HTTP/2 in the clear that says to each request what it is given; and how many there were.
 async fn function_of_frames(
     answer: impl FnMut(u32) -> Vec<u8> + Send + 'static,
