@@ -310,13 +310,17 @@ impl ProxyHttp for Gateway {
         }
         self.leaving.tell(session);
         answer::map(session, resp, ctx).map_err(|error| ours(ctx, error))?;
+        if is_bodiless(&session.req_header().method, resp) {
+            answered(session);
+        }
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
             session.set_keepalive(None);
-        }
-        if is_bodiless(&session.req_header().method, resp) {
-            answered(session);
+            // Written here, because Pingora puts chunks into an answer of HTTP/2 after this. It writes no head twice.
+            resp.set_version(http::Version::HTTP_11);
+            let head = Box::new(resp.clone());
+            session.write_response_header(head, false).await.map_err(|error| error.into_down())?;
         }
         Ok(())
     }

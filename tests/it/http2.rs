@@ -627,6 +627,29 @@ async fn an_idle_connection_is_told_that_it_ends() {
     client.ended().await;
 }
 
+/// RFC 9112 section 6.1.
+#[tokio::test]
+async fn a_client_of_the_old_version_gets_no_chunks_of_a_function_of_http2() {
+    let (addr, _) = function_of_frames(|stream| {
+        let head = frame(HEADERS, END_OF_HEADERS, stream, &[STATUS_200]);
+        [head, frame(DATA, 0, stream, b"one"), frame(DATA, 1, stream, b"two")].concat()
+    })
+    .await;
+    let target = format!("http: {{ url: 'http://{addr}/', http2: on }}");
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    for (method, whole) in [("GET", "onetwo"), ("HEAD", "")] {
+        let mut client = gateway.client().await;
+        client.send(format!("{method} /fn HTTP/1.0\r\nHost: h\r\n\r\n")).await;
+
+        let answer = String::from_utf8(client.rest().await).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+        assert_eq!(body, whole);
+    }
+}
+
 /// A function of HTTP/2 in the clear that says to each request what it is given; and how many there were.
 async fn function_of_frames(
     answer: impl FnMut(u32) -> Vec<u8> + Send + 'static,
@@ -743,6 +766,7 @@ async fn limited(settings: &str) -> (Gateway, Origin, Ca) {
 
 /// END_STREAM and END_HEADERS.
 const END_OF_ALL: u8 = 0x5;
+const END_OF_HEADERS: u8 = 0x4;
 /// A function on `/bad`, and an echoing one on `/good`.
 async fn beside(bad: &Origin, more: &str) -> (Gateway, Origin, Ca) {
     let ca = Ca::new();
