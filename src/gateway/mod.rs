@@ -270,10 +270,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Option<Duration>> {
         heard(session);
         if end {
-            ctx.upstream.end();
-            if !ctx.is_tunnel {
-                answered(session);
-            }
+            end_answer(session, ctx);
         }
         if ctx.body.is_some() {
             body::pass(session, ctx, piece, end).map_err(|error| ours(ctx, error))?;
@@ -287,6 +284,7 @@ impl ProxyHttp for Gateway {
         _: &mut HeaderMap,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        end_answer(session, ctx);
         body::end(session, ctx).map_err(|error| ours(ctx, error))
     }
 
@@ -453,6 +451,14 @@ fn has_begun(session: &Session) -> bool {
 fn heard(session: &Session) {
     if let Some(guard) = Guard::of(session.as_downstream()) {
         guard.heard();
+    }
+}
+
+/// The last of the function's answer is here.
+fn end_answer(session: &Session, ctx: &mut RequestCtx) {
+    ctx.upstream.end();
+    if !ctx.is_tunnel {
+        answered(session);
     }
 }
 
