@@ -78,6 +78,8 @@ pub struct Wire {
     /// Requests that have begun.
     requests: u32,
     upload: Upload,
+    /// The body was not asked for in between. Set through a shared reference, as `done` is.
+    rested: AtomicBool,
     download: Download,
     /// The client has closed its side while it waits for an answer; when that is taken for leaving.
     leaves: Option<Instant>,
@@ -151,6 +153,7 @@ impl Wire {
             ends: OnceLock::new(),
             requests: 0,
             upload: Upload::begin(),
+            rested: AtomicBool::new(false),
             download: Download::default(),
             leaves: None,
             since: born,
@@ -208,6 +211,11 @@ impl Wire {
     pub fn answered(&self) {
         self.patience.set(None, None);
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Something else was waited for than the client's body.
+    pub fn rested(&self) {
+        self.rested.store(true, Ordering::Relaxed);
     }
 
     pub fn is_answered(&self) -> bool {
@@ -368,6 +376,9 @@ impl Wire {
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.wish == Wish::Denied && *self.answered.get_mut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if mem::take(self.rested.get_mut()) {
+            self.upload.rest();
         }
         if !self.held.is_empty() {
             self.wish = Wish::Nothing;

@@ -1,6 +1,7 @@
 //! Bodies that are on their way while somebody else is waited for: a function that takes its time, a place in a queue, a function that
 //! is not there yet. Who is late is named, and nobody is waited for without end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -89,6 +90,36 @@ async fn who_waits_with_a_body_for_a_function_that_is_not_there_is_not_slow() {
         assert_eq!((answer.status(), answer.text().as_str()), (200, "done"));
     }
     assert!(begun.elapsed() >= Duration::from_millis(2500));
+}
+
+#[tokio::test]
+async fn who_has_to_wait_for_the_next_attempt_in_its_body_is_not_slow() {
+    let is_first = AtomicBool::new(true);
+    let origin = Origin::http1()
+        .script(move |mut exchange| {
+            let is_first = is_first.swap(false, Ordering::AcqRel);
+            async move {
+                if is_first {
+                    let busy = Reply::text(503, "busy").header("Retry-After", "3");
+                    exchange.answer(busy.header("Connection", "close")).await;
+                    return exchange.peer_closed().await;
+                }
+                let body = exchange.body().await;
+                exchange.answer(Reply::new(200, body)).await;
+            }
+        })
+        .start()
+        .await;
+    let policy = "    retry: { on: [ 503 ], methods: any }\n    target";
+    let yaml = route("/fn", &openfunction(&origin, "")).replacen("    target", policy, 1);
+    let (gateway, _ca) = hurried(&yaml).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\none").await;
+    origin.request(1).await;
+    client.send("two").await;
+
+    assert_eq!(client.response("POST").await.text(), "onetwo");
 }
 
 /// A gateway that waits for no client for longer than a second.
