@@ -35,7 +35,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::Repeat;
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, listener,
+    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, lend, listener,
 };
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
@@ -219,7 +219,7 @@ impl ProxyHttp for Gateway {
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
         }
-        match (ctx.upstream.turn, body) {
+        match (ctx.upstream.turn, &*body) {
             (Turn::Answer, Some(_)) => heard(session),
             (Turn::Answer | Turn::Function, None) => {}
             _ if end => {
@@ -230,6 +230,9 @@ impl ProxyHttp for Gateway {
                 ctx.upstream.turn = Turn::Client;
                 expect_body(session, ctx);
             }
+        }
+        if !end && let Some(piece) = body {
+            lend(session, ctx, piece);
         }
         ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
     }
