@@ -58,6 +58,15 @@ enum State {
 impl Scanner {
     /// Takes the next piece. After a refusal the scanner is of no further use.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
+        let mut used = 0;
+        while used < bytes.len() && self.state != State::Ended {
+            used += self.feed_chunk(&bytes[used..])?.used;
+        }
+        Ok(Progress { used, ended: self.state == State::Ended })
+    }
+
+    /// The same up to the end of a chunk.
+    pub fn feed_chunk(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
         let mut at = 0;
         while at < bytes.len() && self.state != State::Ended {
             if self.state == State::Data {
@@ -69,8 +78,12 @@ impl Scanner {
                     self.state = State::DataCr;
                 }
             } else {
+                let before = self.state;
                 self.state = self.step(bytes[at])?;
                 at += 1;
+                if before == State::DataLf {
+                    break;
+                }
             }
         }
         Ok(Progress { used: at, ended: self.state == State::Ended })

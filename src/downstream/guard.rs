@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
 use tokio::time::Instant;
 
@@ -30,6 +31,17 @@ impl<'a> Guard<'a> {
     /// Ends the wait for the function, by a failed read, at this time or after this silence.
     pub fn expire(&self, at: Option<Instant>, silence: Option<Duration>) {
         self.patience().set(at, silence);
+    }
+
+    /// A piece of the body on its way to the function, of which few are out at a time. The wait for the function also ends when it
+    /// has left one for so long.
+    pub fn lend(&self, piece: Bytes, longest: Option<Duration>) -> Bytes {
+        self.patience().set_reluctance(longest);
+        let lent = match self {
+            Self::Wire(wire) => wire.lent(),
+            Self::Strand(watch) => watch.lent(),
+        };
+        lent.lend(piece)
     }
 
     /// The function has said something, or was told something, so that its silence begins anew.

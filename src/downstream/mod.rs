@@ -15,6 +15,7 @@ mod grammar;
 mod guard;
 mod head;
 mod identity;
+mod lent;
 mod linger;
 mod pace;
 mod patience;

@@ -36,6 +36,11 @@ impl Upload {
         }
     }
 
+    /// It is not waited for, and was not since it was last asked.
+    pub(super) fn rest(&mut self) {
+        self.waiting = None;
+    }
+
     /// Ready when the client is too slow, or has not moved for as long as it may be idle. Only who has to wait comes here, so that
     /// all others need no timer.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm, terms: &Terms) -> Poll<()> {
@@ -150,7 +155,8 @@ impl SharedUpload {
         self.left = left.min(micros(GRACE));
     }
 
-    fn rest(&mut self) {
+    /// It is not waited for.
+    pub(super) fn rest(&mut self) {
         if self.waiting.take().is_some() {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
         }

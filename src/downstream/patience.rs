@@ -15,6 +15,8 @@ pub(super) struct Patience {
     deadline: AtomicU64,
     /// The longest silence; 0 is any.
     silence: AtomicU64,
+    /// The same while what was read of the body is not taken.
+    reluctance: AtomicU64,
     /// When the silence began. Known only from the first wait on, so that what does not wait needs no look at the clock.
     since: AtomicU64,
     expired: AtomicBool,
@@ -26,6 +28,7 @@ impl Patience {
             born,
             deadline: AtomicU64::new(0),
             silence: AtomicU64::new(0),
+            reluctance: AtomicU64::new(0),
             since: AtomicU64::new(0),
             expired: AtomicBool::new(false),
         }
@@ -38,6 +41,10 @@ impl Patience {
         self.heard();
     }
 
+    pub(super) fn set_reluctance(&self, longest: Option<Duration>) {
+        self.reluctance.store(longest.map_or(0, micros), Ordering::Relaxed);
+    }
+
     /// The function has said something, or was told something, so that its silence begins anew.
     pub(super) fn heard(&self) {
         self.since.store(0, Ordering::Relaxed);
@@ -45,7 +52,16 @@ impl Patience {
 
     /// For somebody who has to wait: ready when it was long enough.
     pub(super) fn poll(&self, cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<()> {
-        let Some(end) = self.end() else { return Poll::Pending };
+        self.poll_silence(self.silence.load(Ordering::Relaxed), cx, alarm)
+    }
+
+    /// The same for somebody who waits because the function has not taken what was read of the body.
+    pub(super) fn poll_untaken(&self, cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<()> {
+        self.poll_silence(self.reluctance.load(Ordering::Relaxed), cx, alarm)
+    }
+
+    fn poll_silence(&self, longest: u64, cx: &mut Context<'_>, alarm: &mut Alarm) -> Poll<()> {
+        let Some(end) = self.end(longest) else { return Poll::Pending };
         ready!(alarm.poll(cx, end));
         self.expired.store(true, Ordering::Relaxed);
         Poll::Ready(())
@@ -55,12 +71,12 @@ impl Patience {
         self.expired.load(Ordering::Relaxed)
     }
 
-    fn end(&self) -> Option<Instant> {
+    fn end(&self, longest: u64) -> Option<Instant> {
         let deadline = match self.deadline.load(Ordering::Relaxed) {
             0 => None,
             after => Some(self.born + Duration::from_micros(after)),
         };
-        let silence = match self.silence.load(Ordering::Relaxed) {
+        let silence = match longest {
             0 => None,
             longest => Some(self.silent_since() + Duration::from_micros(longest)),
         };

@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::alarm::Alarm;
+use super::lent::Lent;
 use super::pace::{SharedUpload, Uploads};
 use super::patience::Patience;
 use super::{BODY_STALLED, DRAINING, Refusal, Terms};
@@ -49,6 +50,8 @@ struct Bounds {
 /// What the hooks of the proxy and the strand tell each other.
 pub struct Watch {
     patience: Patience,
+    /// Of the body.
+    lent: OnceLock<Arc<Lent>>,
     is_conversation: AtomicBool,
     refusal: OnceLock<Refusal>,
 }
@@ -57,6 +60,7 @@ impl Watch {
     fn new() -> Self {
         Self {
             patience: Patience::new(Instant::now()),
+            lent: OnceLock::new(),
             is_conversation: AtomicBool::new(false),
             refusal: OnceLock::new(),
         }
@@ -64,6 +68,10 @@ impl Watch {
 
     pub(super) fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    pub(super) fn lent(&self) -> &Arc<Lent> {
+        self.lent.get_or_init(Arc::default)
     }
 
     pub(super) fn converse(&self) {
@@ -107,31 +115,64 @@ impl Strand {
 }
 
 impl Bounds {
-    /// A read for as long as it may take. It may be given up at any time and begun again.
-    async fn bound(&mut self, read: impl Future<Output = Result<Option<Bytes>>>) -> Result<Option<Bytes>> {
+    /// A read of the body for as long as it may take. It may be given up at any time and begun again.
+    async fn body(&mut self, read: impl Future<Output = Result<Option<Bytes>>>) -> Result<Option<Bytes>> {
         let mut read = pin!(read);
         poll_fn(|cx| match read.as_mut().poll(cx) {
             Poll::Ready(read) => {
                 self.upload.arrived(read.as_ref().ok().and_then(Option::as_ref), &self.terms);
                 Poll::Ready(read)
             }
-            Poll::Pending => self.poll_end(cx).map(|reason| Error::e_explain(ErrorType::ReadError, reason)),
+            Poll::Pending => self.poll_slow(cx),
         })
         .await
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
-        // Wakes nobody: whoever cuts polls the request anew.
-        if matches!(self.cut.has_changed(), Ok(true)) {
-            return Poll::Ready(self.refuse(DRAINING));
-        }
+    /// Waits until the function has taken so much of the body that more may be read.
+    async fn room(&mut self, leaving: impl Future<Output = Result<Option<Bytes>>>) -> Result<()> {
+        let Some(lent) = self.watch.lent.get().map(Arc::clone) else { return Ok(()) };
+        let mut leaving = pin!(leaving);
+        poll_fn(|cx| {
+            if lent.poll_room(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            self.upload.rest();
+            match leaving.as_mut().poll(cx) {
+                Poll::Ready(gone) => Poll::Ready(gone.map(drop)),
+                Poll::Pending => self.poll_end(cx, Patience::poll_untaken),
+            }
+        })
+        .await
+    }
+
+    /// The same for a wait in which nothing is asked of the client: it is only there to be seen leaving.
+    async fn idle(&mut self, read: impl Future<Output = Result<Option<Bytes>>>) -> Result<Option<Bytes>> {
+        self.upload.rest();
+        let mut read = pin!(read);
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(read),
+            Poll::Pending => self.poll_end(cx, Patience::poll),
+        })
+        .await
+    }
+
+    fn poll_slow<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>> {
         if self.watch.is_conversation.load(Ordering::Relaxed) {
             self.upload.end();
         }
         if self.upload.poll(cx, &mut self.alarm, &self.terms).is_ready() {
-            return Poll::Ready(self.refuse(BODY_STALLED));
+            return Poll::Ready(failed(self.refuse(BODY_STALLED)));
         }
-        self.watch.patience.poll(cx, &mut self.alarm).map(|()| "the function was waited for long enough")
+        self.poll_end(cx, Patience::poll)
+    }
+
+    fn poll_end<T>(&mut self, cx: &mut Context<'_>, wait: Wait) -> Poll<Result<T>> {
+        // Wakes nobody: whoever cuts polls the request anew.
+        if matches!(self.cut.has_changed(), Ok(true)) {
+            return Poll::Ready(failed(self.refuse(DRAINING)));
+        }
+        ready!(wait(&self.watch.patience, cx, &mut self.alarm));
+        Poll::Ready(failed("the function was waited for long enough"))
     }
 
     fn refuse(&self, refusal: Refusal) -> &'static str {
@@ -143,12 +184,21 @@ impl Bounds {
 impl Session for Strand {
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
         let Self { inner, bounds } = self;
-        bounds.bound(inner.read_body_bytes()).await
+        bounds.room(inner.read_body_or_idle(true)).await?;
+        let read = bounds.body(inner.read_body_bytes()).await;
+        if inner.is_body_done() {
+            // Nobody may ever read the end itself.
+            bounds.upload.end();
+        }
+        read
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if !no_body_expected && !self.inner.is_body_done() {
+            return self.read_body_bytes().await;
+        }
         let Self { inner, bounds } = self;
-        bounds.bound(inner.read_body_or_idle(no_body_expected)).await
+        bounds.idle(inner.read_body_or_idle(true)).await
     }
 
     // From here on all is as the session below does it.
@@ -293,6 +343,13 @@ impl Session for Strand {
     fn restore_custom_message_writer(&mut self, _: Box<dyn CustomMessageWrite>) -> Result<()> {
         Ok(())
     }
+}
+
+/// How the function is waited for.
+type Wait = fn(&Patience, &mut Context<'_>, &mut Alarm) -> Poll<()>;
+
+fn failed<T>(reason: &'static str) -> Result<T> {
+    Error::e_explain(ErrorType::ReadError, reason)
 }
 
 type MessageReader = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync>;

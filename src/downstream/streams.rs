@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Terms;
-use super::accept::{Count, LAST_WORDS, changed};
+use super::accept::{Count, FAREWELL, LAST_WORDS, changed};
 use super::pace::Uploads;
 use super::strand::Strand;
 
@@ -42,12 +42,13 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     let cut_requests = watch::Sender::new(());
     let (mut begun, mut malformed) = (0_u32, 0_u32);
     let (mut is_leaving, mut is_cut) = (false, false);
+    let mut idle_timeout = terms.idle_timeout;
     let mut leaving = pin!(changed(shutdown.clone()));
     let mut cutting = pin!(changed(cut));
     loop {
         let idle = async {
             requests.none().await;
-            sleep(terms.idle_timeout).await;
+            sleep(idle_timeout).await;
         };
         let accepted = tokio::select! {
             biased;
@@ -62,7 +63,16 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
                 continue;
             }
             accepted = HttpSession::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
-            () = idle => return,
+            () = idle => {
+                if is_leaving {
+                    return;
+                }
+                // Told before it closes, a client knows that what it may just be sending was not looked at (RFC 9113 section 6.8).
+                is_leaving = true;
+                idle_timeout = FAREWELL;
+                connection.graceful_shutdown();
+                continue;
+            }
         };
         let session = match accepted {
             Ok(Some(H2Accept::Session(session))) => session,

@@ -37,6 +37,7 @@ use super::alarm::Alarm;
 use super::chunked::Scanner;
 use super::head::{self, Framing, Head, HeadLimits, Search, Upgrade};
 use super::identity::identify;
+use super::lent::Lent;
 use super::linger::linger;
 use super::pace::{Download, Upload};
 use super::patience::Patience;
@@ -72,6 +73,8 @@ pub struct Wire {
     done: AtomicU64,
     /// With the function.
     patience: Patience,
+    /// Of the current body, and of those before.
+    lent: OnceLock<Arc<Lent>>,
     /// Changes when the process has waited long enough for its last requests.
     cut: watch::Receiver<()>,
     cut_off: bool,
@@ -80,6 +83,8 @@ pub struct Wire {
     /// Requests that have begun.
     requests: u32,
     upload: Upload,
+    /// The body was not asked for in between. Set through a shared reference, as `done` is.
+    rested: AtomicBool,
     download: Download,
     /// The client has closed its side while it waits for an answer; when that is taken for leaving.
     leaves: Option<Instant>,
@@ -148,12 +153,14 @@ impl Wire {
             gone: false,
             done: AtomicU64::new(0),
             patience: Patience::new(born),
+            lent: OnceLock::new(),
             cut,
             cut_off: false,
             born,
             ends: OnceLock::new(),
             requests: 0,
             upload: Upload::begin(),
+            rested: AtomicBool::new(false),
             download: Download::default(),
             leaves: None,
             since: born,
@@ -210,11 +217,21 @@ impl Wire {
         &self.patience
     }
 
+    /// What is on its way from here to the function.
+    pub(super) fn lent(&self) -> &Arc<Lent> {
+        self.lent.get_or_init(Arc::default)
+    }
+
     /// The function's answer is complete and about to be written: whatever becomes of the rest of the body, the request did not fail. A
     /// body that was never asked for does not come any more; the wait for it ends by a failed read.
     pub fn answered(&self) {
         self.patience.set(None, None);
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Something else was waited for than the client's body.
+    pub fn rested(&self) {
+        self.rested.store(true, Ordering::Relaxed);
     }
 
     pub fn is_answered(&self) -> bool {
@@ -377,6 +394,12 @@ impl Wire {
         if self.wish == Wish::Denied && *self.answered.get_mut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        if mem::take(self.rested.get_mut()) {
+            self.upload.rest();
+        }
+        if self.lent.get().is_some_and(|lent| lent.poll_room(cx).is_pending()) {
+            return self.poll_expiry(cx, Patience::poll_untaken);
+        }
         if !self.held.is_empty() {
             self.wish = Wish::Nothing;
             let offered = self.held.len().min(buf.remaining());
@@ -397,7 +420,7 @@ impl Wire {
                 if is_asked && self.upload.poll(cx, &mut self.alarm, &self.terms).is_ready() {
                     return Poll::Ready(self.refuse_body(BODY_STALLED));
                 }
-                return self.poll_expiry(cx);
+                return self.poll_expiry(cx, Patience::poll);
             }
         }
         let fresh = &buf.filled()[before..];
@@ -439,14 +462,18 @@ impl Wire {
             return Poll::Ready(Ok(()));
         }
         // But for the expiry nobody needs to be woken: the reader asks again when the answer is done, or never.
-        self.poll_expiry(cx)
+        self.poll_expiry(cx, Patience::poll)
     }
 
-    fn poll_expiry(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_expiry(
+        &mut self,
+        cx: &mut Context<'_>,
+        wait: fn(&Patience, &mut Context<'_>, &mut Alarm) -> Poll<()>,
+    ) -> Poll<io::Result<()>> {
         if let Poll::Ready(cut) = self.poll_cut() {
             return Poll::Ready(cut);
         }
-        ready!(self.patience.poll(cx, &mut self.alarm));
+        ready!(wait(&self.patience, cx, &mut self.alarm));
         self.stage = Stage::Closed;
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -521,13 +548,14 @@ impl Drop for Wire {
 }
 
 impl Body {
-    /// How many of `bytes`, which is not empty, are of this body.
+    /// How many of `bytes`, which is not empty, are of this body, up to the end of a chunk.
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         match self {
             Self::Ended => Ok(0),
             Self::Length(_) => Ok(self.sized(bytes.len())),
             Self::Chunked(scanner) => {
-                let progress = scanner.feed(bytes)?;
+                // The proxy makes a piece of each chunk, and would read no more from here before it has passed all of them on.
+                let progress = scanner.feed_chunk(bytes)?;
                 if progress.ended {
                     *self = Self::Ended;
                 }

@@ -1,6 +1,6 @@
 //! Again, or not: what a route's policy makes of an attempt that failed, and of a call for a function that is not there.
 //!
-//! Asked only while the client has got no byte of an answer, and only for what can still be sent as a whole.
+//! Asked only while the client has got no byte of an answer, besides 1xx, and only for what can still be sent as a whole.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use pingora::proxy::Session;
 
 use super::ctx::{Attempts, RequestCtx};
 use super::exchange::attended;
-use super::fault;
+use super::{fault, has_begun};
 use crate::downstream::Guard;
 use crate::error::GatewayError;
 use crate::function::Function;
@@ -78,7 +78,7 @@ pub(super) enum Repeat {
 
 impl Repeat {
     pub(super) fn of(session: &Session) -> Self {
-        if session.response_written().is_some() || session.as_ref().retry_buffer_truncated() {
+        if has_begun(session) || session.as_ref().retry_buffer_truncated() {
             return Repeat::Impossible;
         }
         match session.req_header().method.is_idempotent() {

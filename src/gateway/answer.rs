@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -49,6 +50,16 @@ pub(super) fn expect_body(session: &Session, ctx: &RequestCtx) {
     }
     let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
     guard.expire(left.map(|left| tokio::time::Instant::now() + left), None);
+}
+
+/// Lets the guard know of a piece of the body until the function has taken it. HTTP/2 has a window for that, which a write waits for.
+pub(super) fn lend(session: &Session, ctx: &RequestCtx, piece: &mut Bytes) {
+    let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
+    if function.upstream.terms().protocol == Protocol::Http1 && purpose(session) == Use::Exchange {
+        // A write is given up by Pingora, after the time-out, to look at what the function may have said instead of reading on.
+        let longest = ctx.upstream.is_guarded.then(|| function.upstream.terms().timeout + BREATH);
+        *piece = guard.lend(std::mem::take(piece), longest);
+    }
 }
 
 /// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it.

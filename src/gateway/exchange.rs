@@ -22,7 +22,7 @@ use super::answer::{INTERIM_ANSWERS, TOO_LARGE, check_answer, notice_refusal};
 use super::ctx::RequestCtx;
 use super::decide::check_body_length;
 use super::{Gateway, fault, forward, reply};
-use crate::downstream::Guard;
+use crate::downstream::{Guard, Wire};
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::{Buffered, BufferedTarget, Reply, Seal, Target};
@@ -127,13 +127,17 @@ async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) ->
 }
 
 /// Does this for as long as the client is there. One that is still sending over HTTP/1 is not watched: the rest of its body would
-/// be taken for its leaving.
+/// be taken for its leaving. Nor is it hurried: nobody reads what it sends.
 pub(super) async fn attended<T>(
     session: &mut Session,
     work: impl Future<Output = Result<T, GatewayError>>,
 ) -> Result<T, GatewayError> {
     if !session.as_downstream_mut().is_body_done() && session.req_header().version != Version::HTTP_2 {
-        return work.await;
+        let done = work.await;
+        if let Some(wire) = Wire::of(session.as_downstream()) {
+            wire.rested();
+        }
+        return done;
     }
     tokio::select! {
         done = work => done,

@@ -35,7 +35,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::Repeat;
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, is_guarded,
+    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, is_guarded, lend,
     waited_for_client,
 };
 use self::body::Body;
@@ -220,7 +220,7 @@ impl ProxyHttp for Gateway {
         if ctx.body_in > ctx.body_limit() && !ctx.is_tunnel {
             return Err(ours(ctx, GatewayError::BodyTooLarge));
         }
-        match (ctx.upstream.turn, body) {
+        match (ctx.upstream.turn, &*body) {
             (Turn::Answer, Some(_)) => heard(session),
             (Turn::Answer | Turn::Function, None) => {}
             _ if end => {
@@ -231,6 +231,9 @@ impl ProxyHttp for Gateway {
                 ctx.upstream.turn = Turn::Client;
                 expect_body(session, ctx);
             }
+        }
+        if !end && let Some(piece) = body {
+            lend(session, ctx, piece);
         }
         ctx.remaining().map(drop).map_err(|error| ours(ctx, error))
     }
@@ -271,10 +274,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Option<Duration>> {
         heard(session);
         if end {
-            ctx.upstream.end();
-            if !ctx.is_tunnel {
-                answered(session);
-            }
+            end_answer(session, ctx);
         }
         if ctx.body.is_some() {
             body::pass(session, ctx, piece, end).map_err(|error| ours(ctx, error))?;
@@ -288,6 +288,7 @@ impl ProxyHttp for Gateway {
         _: &mut HeaderMap,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        end_answer(session, ctx);
         body::end(session, ctx).map_err(|error| ours(ctx, error))
     }
 
@@ -311,13 +312,17 @@ impl ProxyHttp for Gateway {
         }
         self.leaving.tell(session);
         answer::map(session, resp, ctx).map_err(|error| ours(ctx, error))?;
+        if is_bodiless(&session.req_header().method, resp) {
+            answered(session);
+        }
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
             resp.remove_header(&http::header::TRANSFER_ENCODING);
             session.set_keepalive(None);
-        }
-        if is_bodiless(&session.req_header().method, resp) {
-            answered(session);
+            // Written here, because Pingora puts chunks into an answer of HTTP/2 after this. It writes no head twice.
+            resp.set_version(http::Version::HTTP_11);
+            let head = Box::new(resp.clone());
+            session.write_response_header(head, false).await.map_err(|error| error.into_down())?;
         }
         Ok(())
     }
@@ -454,6 +459,14 @@ fn has_begun(session: &Session) -> bool {
 fn heard(session: &Session) {
     if let Some(guard) = Guard::of(session.as_downstream()) {
         guard.heard();
+    }
+}
+
+/// The last of the function's answer is here.
+fn end_answer(session: &Session, ctx: &mut RequestCtx) {
+    ctx.upstream.end();
+    if !ctx.is_tunnel {
+        answered(session);
     }
 }
 

@@ -163,6 +163,42 @@ async fn a_post_is_repeated_only_when_the_route_says_any() {
     }
 }
 
+/// The client has got a consent by then, which is no answer: from the function, or from the gateway where that reads the body.
+#[tokio::test]
+async fn a_body_that_waited_for_consent_is_repeated_like_any_other() {
+    for target in [to, |addr| lambda(addr, "request_response")] {
+        let failed = Arc::new(AtomicUsize::new(0));
+        let origin = Origin::http1()
+            .script(move |mut exchange| {
+                let is_first = failed.fetch_add(1, Ordering::AcqRel) == 0;
+                async move {
+                    if exchange.head.header("expect").is_some() {
+                        exchange.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+                    }
+                    exchange.body().await;
+                    match is_first {
+                        true => exchange.close(),
+                        false => exchange.answer(Reply::text(200, "at last")).await,
+                    }
+                }
+            })
+            .start()
+            .await;
+        let gateway = Gateway::start(&route_with("retry: { on: [ reset ] }", &target(origin.addr()))).await;
+        let mut client = gateway.client().await;
+
+        client
+            .send("PUT /fn/x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+            .await;
+        assert_eq!(client.head().await.word(1), "100");
+        client.send("{  }").await;
+
+        let answer = client.response("PUT").await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        assert_eq!(origin.requests().len(), 2);
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_cannot_be_repeated_is_not() {
     let origin = Origin::http1()

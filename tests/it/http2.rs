@@ -622,6 +622,73 @@ async fn a_function_that_resets_a_stream_has_broken_off() {
     assert_eq!(asked.load(Relaxed), 1, "it may have run");
 }
 
+/// One that waits to be asked for it does not send its body any more.
+#[tokio::test]
+async fn an_answer_with_trailers_ends_the_wait_for_a_body() {
+    let (addr, _) = function_of_frames(|stream| {
+        let mut head = frame(HEADERS, END_OF_HEADERS, stream, &[STATUS_200]);
+        head.extend(frame(DATA, 0, stream, b"body"));
+        head.extend(headers(stream, &[("x-trailer", b"1")]));
+        head
+    })
+    .await;
+    let target = format!("http: {{ url: 'http://{addr}/', http2: on }}");
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+    let mut client = gateway.client().await;
+
+    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
+
+    let answer = client.response("POST").await;
+    assert_eq!((answer.status(), answer.text().as_str(), answer.whole), (200, "body", true));
+    assert_eq!(client.rest().await, b"");
+    let line = gateway.access_log(1).await.remove(0);
+    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), None), "{line}");
+}
+
+/// RFC 9112 section 6.1.
+#[tokio::test]
+async fn a_client_of_the_old_version_gets_no_chunks_of_a_function_of_http2() {
+    let (addr, _) = function_of_frames(|stream| {
+        let head = frame(HEADERS, END_OF_HEADERS, stream, &[STATUS_200]);
+        [head, frame(DATA, 0, stream, b"one"), frame(DATA, 1, stream, b"two")].concat()
+    })
+    .await;
+    let target = format!("http: {{ url: 'http://{addr}/', http2: on }}");
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    for (method, whole) in [("GET", "onetwo"), ("HEAD", "")] {
+        let mut client = gateway.client().await;
+        client.send(format!("{method} /fn HTTP/1.0\r\nHost: h\r\n\r\n")).await;
+
+        let answer = String::from_utf8(client.rest().await).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+        assert_eq!(body, whole);
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_told_that_it_ends() {
+    let (gateway, _origin, ca) = limited("limits: { idle_timeout: 1s }\n").await;
+    let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    client.write_all(&preface()).await.unwrap();
+
+    let mut heard = Vec::new();
+    let _ = within("the end of the connection", client.read_to_end(&mut heard)).await;
+
+    let mut kinds = Vec::new();
+    let mut rest = &heard[..];
+    while let [a, b, c, kind, _, _, _, _, _, payload @ ..] = rest {
+        kinds.push(*kind);
+        rest = &payload[u32::from_be_bytes([0, *a, *b, *c]) as usize..];
+    }
+    assert!(kinds.contains(&GO_AWAY), "{kinds:?}");
+    let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    assert_eq!(client.call(Http2::get("https://localhost/fn")).await.unwrap().status(), 200);
+    client.ended().await;
+}
+
 /// A function of HTTP/2 in the clear that says to each request what it is given; and how many there were.
 async fn function_of_frames(
     answer: impl FnMut(u32) -> Vec<u8> + Send + 'static,
@@ -738,6 +805,7 @@ async fn limited(settings: &str) -> (Gateway, Origin, Ca) {
 
 /// END_STREAM and END_HEADERS.
 const END_OF_ALL: u8 = 0x5;
+const END_OF_HEADERS: u8 = 0x4;
 /// A function on `/bad`, and an echoing one on `/good`.
 async fn beside(bad: &Origin, more: &str) -> (Gateway, Origin, Ca) {
     let ca = Ca::new();

@@ -80,3 +80,5 @@ mod streaming;
 mod tls;
 /// Stop, restart and upgrade while clients go on.
 mod upgrade;
+/// Bodies that are on their way while somebody else is waited for.
+mod uploads;

@@ -454,12 +454,12 @@ async fn a_client_that_takes_its_time_does_not_make_the_function_late() {
     // More than all buffers on the way hold.
     const LENGTH: usize = 16 * 1024 * 1024;
     let origin = Origin::http1().reply(|_| Reply::new(200, vec![b'x'; LENGTH])).start().await;
-    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 200"))).await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 2000"))).await;
     let mut client = gateway.client().await;
     client.start(&Request::get("/fn")).await;
 
-    // What the function has said waits here for longer than it may be silent itself.
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    // What the function has said waits here for longer than it may be silent itself, however busy the machine is.
+    tokio::time::sleep(Duration::from_millis(4000)).await;
     let answer = client.response("GET").await;
 
     assert_eq!((answer.text().len(), answer.whole), (LENGTH, true));

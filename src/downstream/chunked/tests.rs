@@ -146,6 +146,21 @@ fn extensions_and_trailers_are_bounded() {
     assert_eq!(feed("1;aaaaaaaaa\r\nx\r\n".repeat(400) + "0\r\n\r\n"), Ok(true));
 }
 
+#[test]
+fn a_chunk_may_be_taken_alone() {
+    let body = b"3\r\none\r\n3;x=y\r\ntwo\r\n0\r\nX: 1\r\n\r\nGET /";
+    let (mut scanner, mut at, mut ends) = (Scanner::default(), 0, Vec::new());
+    loop {
+        let Progress { used, ended } = scanner.feed_chunk(&body[at..]).unwrap();
+        at += used;
+        ends.push(at);
+        if ended {
+            break;
+        }
+    }
+    assert_eq!(ends, [8, 20, 31]);
+}
+
 proptest::proptest! {
     #[test]
     fn any_pieces_give_the_same(
