@@ -11,6 +11,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use super::body::Body;
 use super::ctx::{RequestCtx, Turn};
+use super::decide::body_length;
 use super::purpose;
 use crate::downstream::Guard;
 use crate::error::{GatewayError, Reported};
@@ -37,8 +38,20 @@ pub(super) fn waited_for_client(session: &Session, ctx: &RequestCtx, error: &Err
     *error.esource() == ErrorSource::Upstream
         && *error.etype() == ErrorType::ReadTimedout
         && ctx.upstream.turn == Turn::Client
+        && !ctx.upstream.is_guarded
         && purpose(session) == Use::Exchange
         && !is_grpc(session.req_header())
+}
+
+/// How long a call with a body can last that is answered in time, by the least pace of its client. Once a write to a function of HTTP/2
+/// was given up, Pingora looks at nothing but its own time for the answer, which runs from the head on: that has to end what the guard
+/// cannot.
+pub(super) fn longest_call(session: &Session, ctx: &RequestCtx) -> Duration {
+    let limits = &ctx.snapshot.settings.limits;
+    let timeout = ctx.function().map_or(Duration::ZERO, |function| function.upstream.terms().timeout);
+    let body = body_length(session.req_header()).unwrap_or(ctx.body_limit());
+    let upload = body.checked_div(limits.min_rate).map_or(LONGEST_UPLOAD, Duration::from_secs);
+    timeout + limits.idle_timeout + upload.min(LONGEST_UPLOAD)
 }
 
 /// While the client is still sending, it is the client that is waited for, by the guard's own measure: of the function's times only
@@ -161,6 +174,8 @@ pub(super) const TOO_LARGE: GatewayError =
 
 /// More 1xx before an answer are an attack or a fault.
 pub(super) const INTERIM_ANSWERS: u32 = 8;
+/// Whoever sends for longer has a function of HTTP/1.
+const LONGEST_UPLOAD: Duration = Duration::from_secs(24 * 60 * 60);
 /// A busy machine may be late by as much.
 const BREATH: Duration = Duration::from_millis(500);
 /// The largest head a function may answer with.

@@ -97,11 +97,15 @@ fn find(snapshot: &Snapshot, host: &str, head: &RequestHeader) -> Result<Match, 
 
 /// A body that says that it is too large is refused before anything is read of it.
 pub(super) fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), GatewayError> {
-    let length = head
-        .headers
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit) { Err(GatewayError::BodyTooLarge) } else { Ok(()) }
+    match body_length(head) {
+        Some(length) if length > limit => Err(GatewayError::BodyTooLarge),
+        _ => Ok(()),
+    }
+}
+
+/// The length that a head says.
+pub(super) fn body_length(head: &RequestHeader) -> Option<u64> {
+    head.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// How long the rest of a body is read that nobody wants, to keep the connection.

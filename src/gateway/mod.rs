@@ -36,7 +36,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 use self::again::Repeat;
 use self::answer::{
     INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, is_guarded, lend,
-    waited_for_client,
+    longest_call, waited_for_client,
 };
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
@@ -52,7 +52,7 @@ use crate::function::Function;
 use crate::platforms::Target;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{AccessLog, Metrics};
-use crate::upstream::Use;
+use crate::upstream::{Protocol, Use};
 
 /// The proxy application: one for the process, shared by all listeners.
 pub struct Gateway {
@@ -444,7 +444,10 @@ fn next_peer(session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer
     let lease = ctx.upstream.begin(&function.upstream, purpose)?;
     let mut peer = function.upstream.peer(lease, purpose, remaining);
     if ctx.upstream.is_guarded {
-        peer.options.read_timeout = None;
+        peer.options.read_timeout = match function.upstream.terms().protocol {
+            Protocol::Http1 => None,
+            Protocol::Http2 => Some(remaining.unwrap_or_else(|| longest_call(session, ctx))),
+        };
     }
     Ok(peer)
 }

@@ -622,6 +622,35 @@ async fn a_function_that_resets_a_stream_has_broken_off() {
     assert_eq!(asked.load(Relaxed), 1, "it may have run");
 }
 
+#[tokio::test]
+async fn a_function_that_gives_no_room_for_a_body_is_late() {
+    let (addr, _) = function_of_frames(|_| Vec::new()).await;
+    let ca = Ca::new();
+    let target = |more: &str| format!("http: {{ url: 'http://{addr}/', http2: on, {more} }}");
+    let yaml = routes(&[
+        ("slow", "/slow", &target("timeout: 1000")),
+        ("late", "/late", &target("timeout: 60s, deadline: 1500")),
+    ]);
+    let yaml = format!("limits: {{ min_rate: 1MB, idle_timeout: 1s }}\n{yaml}");
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
+    let body = vec![b'x'; 1_000_000];
+
+    for (path, code) in [("/slow", "upstream_timeout"), ("/late", "deadline")] {
+        let request = Request::post(path, body.clone());
+        let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+        let stream = hyper::Request::post(format!("https://localhost{path}"))
+            .body(Full::new(Bytes::from(body.clone())))
+            .unwrap();
+        let (over_http1, over_http2) = tokio::join!(gateway.send(&request), client.call(stream));
+        let over_http2 = Http2::read(over_http2.unwrap()).await;
+        for (name, answer) in [("HTTP/1", over_http1), ("HTTP/2", over_http2)] {
+            assert_eq!((answer.status(), answer.code().as_str()), (504, code), "{name} {path}");
+        }
+    }
+    let log = gateway.access_log(4).await;
+    assert!(log.iter().all(|line| line["dur_ms"].as_f64().unwrap() < 5000.0), "{log:#?}");
+}
+
 /// One that waits to be asked for it does not send its body any more.
 #[tokio::test]
 async fn an_answer_with_trailers_ends_the_wait_for_a_body() {
