@@ -92,17 +92,22 @@ impl Slots {
     /// Takes the free slots under which a connection can have been idle for so long.
     pub(super) fn stale(self: &Arc<Self>, idle: Duration) -> Vec<Slot> {
         let oldest = self.clock().saturating_sub(millis(idle));
-        let is_stale = |left: &AtomicU64| left.load(Ordering::Acquire) <= oldest;
-        let indices = (0u32..).zip(&self.left).filter(|(_, left)| is_stale(left)).map(|(index, _)| index);
-        indices
-            .filter(|index| {
-                let (word, bit) = self.bit(*index);
-                word.fetch_or(bit, Ordering::AcqRel) & bit == 0
-            })
-            .map(|index| Slot { slots: Arc::clone(self), place: Place::Swept(index) })
-            // A request may have had it in between.
-            .filter(|slot| slot.index().is_some_and(|index| is_stale(&self.left[index as usize])))
-            .collect()
+        let indices = (0u32..).zip(&self.left).filter(|(_, left)| left.load(Ordering::Acquire) <= oldest);
+        indices.filter_map(|(index, _)| self.claim(index, oldest)).collect()
+    }
+
+    /// Takes this slot, if nobody has it and nobody had it since `oldest`.
+    fn claim(self: &Arc<Self>, index: u32, oldest: u64) -> Option<Slot> {
+        let (word, bit) = self.bit(index);
+        if word.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+            return None;
+        }
+        // A request may have had it after the first look.
+        if self.left[index as usize].load(Ordering::Acquire) > oldest {
+            word.fetch_and(!bit, Ordering::AcqRel);
+            return None;
+        }
+        Some(Slot { slots: Arc::clone(self), place: Place::Swept(index) })
     }
 
     /// How many connections of the surplus nobody has needed since this was asked last.
@@ -228,6 +233,17 @@ mod tests {
         assert_eq!(slots.take().index(), Some(1));
         check_stale(&slots, Duration::ZERO, &[1]);
         check_stale(&slots, Duration::ZERO, &[]);
+    }
+
+    #[test]
+    fn a_slot_that_was_used_after_the_look_is_found_by_the_next() {
+        let slots = Slots::new(1);
+        let before = 0;
+        drop(slots.take());
+        assert!(slots.claim(0, before).is_none());
+        assert_eq!(slots.take().index(), Some(0), "it is free");
+        assert!(slots.claim(0, before).is_none());
+        check_stale(&slots, Duration::ZERO, &[0]);
     }
 
     #[test]
