@@ -18,7 +18,7 @@ use crate::config;
 use crate::snapshot::{Plan, Settings, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::ServerIdentities;
-use crate::upstream::Retired;
+use crate::upstream::Upstream;
 use crate::upstream::resolve::Resolver;
 
 /// Everything a new configuration has to reach.
@@ -33,8 +33,8 @@ pub struct Reloader {
     pub status: Arc<Status>,
     /// How many idle connections to functions there is room for; it cannot grow.
     pub pool_size: usize,
-    /// Takes what has to be closed of what was replaced.
-    pub retired: mpsc::Sender<Vec<Retired>>,
+    /// Takes what was replaced, to close its connections.
+    pub retired: mpsc::Sender<Vec<Arc<Upstream>>>,
     /// Takes what the snapshot says about connections to where they are accepted.
     pub apply: Box<dyn Fn(&Snapshot) + Send + Sync>,
 }

@@ -216,12 +216,10 @@ impl Upstream {
         None
     }
 
-    /// What there is to close once no further request comes here.
+    /// What there is to close once no route leads here. A request that came before may still find an address that is new, so this
+    /// is to be asked again for as long as there can be such a request.
     pub fn retire(&self) -> Vec<Retired> {
-        let all = |endpoint: &endpoint::Endpoint| {
-            endpoint.addresses().iter().cloned().chain(endpoint.departed()).collect()
-        };
-        self.retired(all)
+        self.retired(endpoint::Endpoint::give_up)
     }
 
     /// The same for addresses that names have lost since this was asked last.
@@ -231,24 +229,32 @@ impl Upstream {
 
     /// What has been idle for as long as it may be.
     pub fn stale(&self) -> Vec<Stale> {
+        self.swept(|address, idle| Stale::of(address, &self.template, self.group, idle))
+    }
+
+    /// Where there is a connection that served a burst and is not needed any more.
+    pub fn unneeded(&self) -> Vec<HttpPeer> {
+        self.swept(|address, _| retired::unneeded(address, &self.template, self.group))
+    }
+
+    /// What there is of this at each address that was used and whose connections have no timer.
+    fn swept<T>(&self, of: impl Fn(&Address, Duration) -> Vec<T>) -> Vec<T> {
         let (Keepalive::On { idle, .. }, Protocol::Http1) = (self.terms.keepalive, self.terms.protocol)
         else {
             return Vec::new();
         };
-        let mut stale = Vec::new();
+        let mut swept = Vec::new();
         for endpoint in &self.endpoints {
             for address in endpoint.addresses().iter().filter(|address| address.slots.is_used(0)) {
-                stale.extend(Stale::of(address, &self.template, self.group, idle));
+                swept.extend(of(address, idle));
             }
         }
-        stale
+        swept
     }
 
     fn retired(&self, which: impl Fn(&endpoint::Endpoint) -> Vec<Arc<Address>>) -> Vec<Retired> {
         let retire = |endpoint: &endpoint::Endpoint| {
-            let pool = endpoint.pool as usize;
-            let retire =
-                |address| Retired::new(address, &self.template, self.group, self.terms.protocol, pool);
+            let retire = |address| Retired::new(address, &self.template, self.group, self.terms.protocol);
             which(endpoint).into_iter().map(retire).collect::<Vec<_>>()
         };
         match self.terms.keepalive {

@@ -65,6 +65,10 @@ impl Slots {
         })
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.left.len()
+    }
+
     /// Takes the lowest free slot, if there is one.
     pub(super) fn take(self: &Arc<Self>) -> Slot {
         let index = self.take_lowest();

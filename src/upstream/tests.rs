@@ -212,9 +212,33 @@ async fn what_is_retired_is_closed_as_it_is_given_back() {
     // Before it was known when the function closes, and since.
     in_use.hear_keep_alive(b"timeout=5");
     let limited = key(&upstream, &in_use);
-    drop(in_use);
+    drop((upstream, in_use));
     assert_eq!(closing(&mut retired), [keys[0], limited].into());
     assert!(retired[0].is_over());
+}
+
+#[tokio::test]
+async fn what_is_retired_is_looked_at_for_as_long_as_somebody_may_come() {
+    let (_dir, resolver) = knows("").await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let terms = Terms { protocol, ..terms(&["127.0.0.1:80"]) };
+        let upstream = upstream("hello", terms, &resolver).await;
+        let mut retired = upstream.retire();
+        for _ in 0..3 {
+            assert!(closing(&mut retired).is_empty() && !retired[0].is_over(), "{protocol:?}");
+        }
+
+        let late = upstream.lease().unwrap();
+        let key = key(&upstream, &late);
+        closing(&mut retired);
+        drop((upstream, late));
+        let mut rounds = Vec::new();
+        while !retired[0].is_over() {
+            rounds.push(closing(&mut retired));
+        }
+        assert!((1..4).contains(&rounds.len()) && rounds.iter().any(|keys| keys.contains(&key)), "{protocol:?}: {rounds:?}");
+        assert!(closing(&mut retired).is_empty(), "{protocol:?}");
+    }
 }
 
 #[tokio::test]
@@ -226,11 +250,35 @@ async fn what_is_retired_of_http2_is_looked_for_until_the_last_lease() {
     let mut retired = upstream.retire();
     let keys = HashSet::from([key(&upstream, &lease)]);
     drop(upstream);
-    for _ in 0..2 {
+    for _ in 0..3 {
         assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, false));
     }
     drop(lease);
+    assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, false));
     assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, true));
+}
+
+#[tokio::test]
+async fn an_address_that_is_found_late_is_retired_too() {
+    let (dir, resolver) = knows("127.0.0.1 fn.test\n").await;
+    let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
+    assert_eq!((upstream.retire().len(), upstream.retire().len()), (1, 0));
+
+    std::fs::write(dir.path().join("hosts"), "127.0.0.1 fn.test\n127.0.0.2 fn.test\n").unwrap();
+    resolver.refresh();
+    let found = SocketAddr::from(([127, 0, 0, 2], 80));
+    let late = loop {
+        match upstream.lease().unwrap() {
+            late if late.address() == found => break late,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    let late_key = key(&upstream, &late);
+    drop(late);
+
+    let mut retired = upstream.retire();
+    assert_eq!(closing(&mut retired), [late_key].into());
+    assert!(upstream.retire().is_empty() && upstream.departed().is_empty());
 }
 
 #[tokio::test]
@@ -297,14 +345,14 @@ async fn what_is_idle_for_too_long_is_found_under_each_key_it_may_have() {
     assert!(upstream.stale().is_empty());
     drop(leases);
 
-    let found = |stale: &[Stale]| -> Vec<u64> {
-        stale.iter().flat_map(|stale| &stale.peers).map(Peer::reuse_hash).collect()
-    };
-    let (once, again) = (upstream.stale(), upstream.stale());
-    assert_eq!(found(&once), keys[..2]);
+    let found = upstream.stale();
+    let peers = found.iter().flat_map(|stale| &stale.peers).map(Peer::reuse_hash);
+    assert_eq!(peers.collect::<Vec<_>>(), keys[..2]);
     // The surplus was needed since the look before this, but not any more.
-    assert_eq!(found(&again), keys[2..]);
-    assert!(upstream.stale().is_empty());
+    assert!(upstream.unneeded().is_empty());
+    let surplus = upstream.unneeded();
+    assert_eq!(surplus.iter().map(Peer::reuse_hash).collect::<Vec<_>>(), keys[2..]);
+    assert!(upstream.stale().is_empty() && upstream.unneeded().is_empty());
     let held = upstream.lease().unwrap();
     assert_eq!(key(&upstream, &held), keys[2], "the slots are taken by the sweep");
 }
