@@ -28,7 +28,7 @@ pub struct Stale {
 
 impl Stale {
     pub(super) fn of(address: &Address, template: &HttpPeer, group: u64, idle: Duration) -> Vec<Stale> {
-        let limit = address.idle_limit.get().filter(|limit| *limit < idle);
+        let limit = address.idle_limit.within(idle);
         let peer = |key| under(closing(template, address), group ^ key);
         let stale = |slot: Slot| {
             let key = key_of_slot(slot.index());
