@@ -163,11 +163,13 @@ impl Reloader {
                 self.pool_size
             );
         }
-        self.swap(snapshot);
+        // Nobody else would close what is replaced, so it waits until there is room for it where that is done.
+        let retired = self.retired.reserve().await.ok();
+        self.swap(snapshot, retired);
         Ok(())
     }
 
-    fn swap(&self, snapshot: Snapshot) {
+    fn swap(&self, snapshot: Snapshot, retired: Option<mpsc::Permit<'_, Vec<Arc<Upstream>>>>) {
         for (identities, listener) in self.identities.iter().zip(&snapshot.settings.listeners) {
             if let Some(identities) = identities {
                 identities.swap(&listener.identities);
@@ -177,8 +179,9 @@ impl Reloader {
         self.report_certificates(&snapshot);
         let snapshot = Arc::new(snapshot);
         let replaced = self.snapshot.swap(Arc::clone(&snapshot));
-        // Without room there, idle connections end by their own time.
-        let _ = self.retired.try_send(replaced.retired_by(&snapshot));
+        if let Some(retired) = retired {
+            retired.send(replaced.retired_by(&snapshot));
+        }
 
         self.metrics.reload_succeeded(&snapshot.hash);
         self.status.reload_succeeded(&snapshot.hash, snapshot.generation);
