@@ -15,10 +15,11 @@ use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::admin::{Admin, Status};
 use crate::downstream::{FAREWELL, Front, Observer, Terms};
-use crate::gateway::{Gateway, Sweeper};
+use crate::gateway::{Gateway, Leaving, Sweeper};
 use crate::listen::Inherited;
 use crate::reload::{self, Reloader};
 use crate::snapshot::{Plan, Snapshot};
@@ -33,10 +34,13 @@ pub struct App {
     plan: Plan,
     path: PathBuf,
     files: Vec<PathBuf>,
-    listeners: Vec<(TcpListener, Option<Arc<ServerIdentities>>)>,
+    listeners: Vec<Socket>,
     admin: TcpListener,
     predecessor: Option<Predecessor>,
 }
+
+/// A listener, and whom it says it is, over TLS.
+type Socket = (TcpListener, Option<Arc<ServerIdentities>>);
 
 impl App {
     /// Binds every listener, or takes it over from systemd or the process before.
@@ -83,53 +87,35 @@ impl App {
         let App { plan, path, files, listeners, admin, predecessor } = self;
         // Received from the very start: a signal that nobody receives ends the process.
         let (hangup, reopening) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined1())?);
-        let mut stop = Stop::listen()?;
+        let stop = Stop::listen()?;
         let sockets = listeners.iter().map(|(listener, _)| listener).chain([&admin]);
-        let mut succession = Succession::offer(sockets).context("the listeners cannot be shared")?;
+        let succession = Succession::offer(sockets).context("the listeners cannot be shared")?;
         let metrics = Metrics::new();
         let access_log = AccessLog::start(&sink(&plan.settings.access_log), metrics.access_log_dropped())
             .map_err(|error| anyhow!("the access log {error}"))?;
         let resolver = Resolver::from_system(tokio::runtime::Handle::current())?;
         // Room for them, for the surplus of a burst, and for routes to come.
         let pool_size = kept_connections(&plan) + POOL_SURPLUS;
-        let threads = plan.settings.threads;
-        let snapshot = Snapshot::build(plan, None, &metrics, &resolver);
-        snapshot.settle(NAMES_AT_START).await;
-        metrics.config_loaded(&snapshot.hash);
-        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let conf = Arc::new(server_conf(plan.settings.threads, pool_size));
+        let snapshot = Arc::new(ArcSwap::from_pointee(first_snapshot(plan, &metrics, &resolver).await));
 
-        let conf = Arc::new(ServerConf {
-            threads,
-            upstream_keepalive_pool_size: pool_size.div_ceil(threads),
-            // How often is for the gateway to say, request by request.
-            max_retries: usize::MAX,
-            ..ServerConf::default()
-        });
         let connector = Arc::new(Connector::new(Some(ConnectorOptions::from_server_conf(&conf))));
         let gateway =
             Gateway::new(Arc::clone(&snapshot), metrics.clone(), access_log.clone(), Arc::clone(&connector));
         let (observer, leaving) = (gateway.observer(), gateway.leaving());
         let proxy = Arc::new(proxy(&conf, gateway, &snapshot.load()));
-
         let (shutdown, stopping) = watch::channel(false);
         let (retired, to_sweep) = mpsc::channel(RELOADS_TO_SWEEP);
-        tokio::spawn(
-            Sweeper::new(Arc::clone(&proxy), connector, Arc::clone(&snapshot), stopping.clone())
-                .run(to_sweep),
-        );
+        let sweeper = Sweeper::new(Arc::clone(&proxy), connector, Arc::clone(&snapshot), stopping.clone());
+        tokio::spawn(sweeper.run(to_sweep));
         let front = Front::new(proxy, terms(&snapshot.load(), &observer), stopping);
-        let mut addresses = Vec::new();
-        let mut identities = Vec::new();
-        let mut accepting = tokio::task::JoinSet::new();
         if let Some(predecessor) = predecessor {
             predecessor.relieve().await?;
         }
-        for (listener, tls) in listeners {
-            let acceptor = tls.as_ref().map(|identities| Arc::new(acceptor(Arc::clone(identities))));
-            addresses.extend(listener.local_addr());
-            identities.push(tls);
-            accepting.spawn(Arc::clone(&front).serve(listener, acceptor));
-        }
+        let addresses: Vec<_> = listeners.iter().flat_map(|(listener, _)| listener.local_addr()).collect();
+        let identities = listeners.iter().map(|(_, identities)| identities.clone()).collect();
+        let accepting = accept(&front, listeners);
+
         let status = Arc::new(Status::default());
         let reloader = Reloader {
             path,
@@ -148,18 +134,9 @@ impl App {
         };
         reloader.report_certificates(&snapshot.load());
         status.config_loaded(&snapshot.load().hash, snapshot.load().generation);
-        let admin_page = Admin {
-            metrics,
-            status: Arc::clone(&status),
-            routes: Box::new({
-                let snapshot = Arc::clone(&snapshot);
-                move || snapshot.load().document()
-            }),
-            hosts: snapshot.load().settings.admin.hosts.clone(),
-        };
         status.bound(&addresses);
         let reached = reached(&addresses, admin.local_addr().ok());
-        let admin_page = tokio::spawn(admin_page.serve(admin));
+        let admin_page = tokio::spawn(admin_page(metrics, &status, &snapshot).serve(admin));
         let looking = admin_page.abort_handle();
         watch_over("the admin listener", admin_page);
         let reloading = tokio::spawn(reload::watch(reloader, files, hangup));
@@ -167,44 +144,115 @@ impl App {
         let watchdog = feed_watchdog();
 
         notify_ready(&snapshot.load(), &reached);
+        let serving = Serving {
+            snapshot,
+            front,
+            accepting,
+            leaving,
+            shutdown,
+            stop,
+            succession,
+            status,
+            reloading,
+            looking,
+            watchdog,
+        };
+        serving.until_the_end().await?;
+        Ok(access_log)
+    }
+}
+
+/// What runs, and what ends it.
+struct Serving {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    front: Arc<Front<HttpProxy<Gateway>>>,
+    accepting: Accepting,
+    leaving: Leaving,
+    shutdown: watch::Sender<bool>,
+    stop: Stop,
+    succession: Succession,
+    status: Arc<Status>,
+    reloading: JoinHandle<()>,
+    looking: AbortHandle,
+    watchdog: Option<JoinHandle<()>>,
+}
+
+/// The accept loops.
+type Accepting = JoinSet<std::io::Result<()>>;
+
+impl Serving {
+    /// Returns when the last request is answered, or is not waited for any more.
+    async fn until_the_end(mut self) -> anyhow::Result<()> {
         let end = tokio::select! {
-            ended = stop.wait(&mut accepting) => ended.map(|()| End::Stopped)?,
-            () = succession.completed() => End::Succeeded,
+            ended = self.stop.wait(&mut self.accepting) => ended.map(|()| End::Stopped)?,
+            () = self.succession.completed() => End::Succeeded,
         };
         // The sockets are closed with the last who holds them.
-        drop(succession);
-        reloading.abort();
-        leaving.announce();
-        let mut patience = snapshot.load().settings.shutdown_grace;
+        drop(self.succession);
+        self.reloading.abort();
+        self.leaving.announce();
+        let mut patience = self.snapshot.load().settings.shutdown_grace;
         match end {
             End::Stopped => {
                 log::info!("stopping");
-                status.draining();
+                self.status.draining();
                 notify(&[sd_notify::NotifyState::Stopping]);
-                if stop.signalled_within(snapshot.load().settings.drain_delay).await {
+                if self.stop.signalled_within(self.snapshot.load().settings.drain_delay).await {
                     log::warn!("{IN_A_HURRY}");
                     patience = Duration::ZERO;
                 }
             }
             End::Succeeded => {
                 // Whoever looks, and the manager, hear from the other process only.
-                looking.abort();
-                watchdog.inspect(tokio::task::JoinHandle::abort);
+                self.looking.abort();
+                self.watchdog.inspect(JoinHandle::abort);
             }
         }
-        shutdown.send_replace(true);
-        while accepting.join_next().await.is_some() {}
+        self.shutdown.send_replace(true);
+        while self.accepting.join_next().await.is_some() {}
         let over = async {
-            if stop.signalled_within(patience).await {
+            if self.stop.signalled_within(patience).await {
                 log::warn!("{IN_A_HURRY}");
             }
         };
-        match front.drain(leaving.quiet(FAREWELL), over).await {
+        match self.front.drain(self.leaving.quiet(FAREWELL), over).await {
             0 => log::info!("stopped"),
             cut => log::warn!("stopped; {cut} connections were cut"),
         }
-        Ok(access_log)
+        Ok(())
     }
+}
+
+fn server_conf(threads: usize, pool_size: usize) -> ServerConf {
+    ServerConf {
+        threads,
+        upstream_keepalive_pool_size: pool_size.div_ceil(threads),
+        // How often is for the gateway to say, request by request.
+        max_retries: usize::MAX,
+        ..ServerConf::default()
+    }
+}
+
+async fn first_snapshot(plan: Plan, metrics: &Metrics, resolver: &Resolver) -> Snapshot {
+    let snapshot = Snapshot::build(plan, None, metrics, resolver);
+    snapshot.settle(NAMES_AT_START).await;
+    metrics.config_loaded(&snapshot.hash);
+    snapshot
+}
+
+fn accept(front: &Arc<Front<HttpProxy<Gateway>>>, listeners: Vec<Socket>) -> Accepting {
+    let mut accepting = Accepting::new();
+    for (listener, tls) in listeners {
+        let acceptor = tls.map(|identities| Arc::new(acceptor(identities)));
+        accepting.spawn(Arc::clone(front).serve(listener, acceptor));
+    }
+    accepting
+}
+
+fn admin_page(metrics: Metrics, status: &Arc<Status>, snapshot: &Arc<ArcSwap<Snapshot>>) -> Admin {
+    let hosts = snapshot.load().settings.admin.hosts.clone();
+    let snapshot = Arc::clone(snapshot);
+    Admin { metrics, status: Arc::clone(status), routes: Box::new(move || snapshot.load().document()), hosts }
 }
 
 fn proxy(conf: &Arc<ServerConf>, gateway: Gateway, snapshot: &Snapshot) -> HttpProxy<Gateway> {
@@ -300,10 +348,7 @@ impl Stop {
     }
 
     /// Waits for one of them, or for the end of an accept loop, which is a fault.
-    async fn wait(
-        &mut self,
-        accepting: &mut tokio::task::JoinSet<std::io::Result<()>>,
-    ) -> anyhow::Result<()> {
+    async fn wait(&mut self, accepting: &mut Accepting) -> anyhow::Result<()> {
         tokio::select! {
             () = self.signalled() => Ok(()),
             Some(ended) = accepting.join_next() => {
@@ -327,7 +372,7 @@ impl Stop {
 }
 
 /// Reports the end of what should not end before the process does.
-fn watch_over(what: &'static str, task: tokio::task::JoinHandle<std::io::Result<()>>) {
+fn watch_over(what: &'static str, task: JoinHandle<std::io::Result<()>>) {
     tokio::spawn(async move {
         match task.await {
             Ok(Ok(())) => log::error!("{what} ended by itself"),
@@ -347,7 +392,7 @@ async fn reopen(access_log: AccessLog, mut signal: Signal) {
 }
 
 /// Fed from the runtime that serves requests: when that hangs, systemd notices.
-fn feed_watchdog() -> Option<tokio::task::JoinHandle<()>> {
+fn feed_watchdog() -> Option<JoinHandle<()>> {
     let limit = sd_notify::watchdog_enabled()?;
     Some(tokio::spawn(async move {
         let mut interval = tokio::time::interval(limit / 3);

@@ -63,14 +63,6 @@ pub enum GatewayError {
     Internal,
 }
 
-/// Whose doing it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blame {
-    Client,
-    Gateway,
-    Upstream,
-}
-
 /// A failure that an answer reports. It is no error of the gateway: the answer is passed on as it is, but the access log and the
 /// metrics call it what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,19 +155,6 @@ impl GatewayError {
             ClientSlow => "client_slow",
             ClientFlood => "client_flood",
             Internal => "internal",
-        }
-    }
-
-    pub fn blame(&self) -> Blame {
-        use GatewayError::*;
-        match self {
-            NoRoute | MethodNotAllowed(_) | BadRequest(_) | BadRequestAs(..) | BadPath | BodyTooLarge
-            | HeadersTooLarge | UnsupportedCoding | RequestTimeout | ClientGone | ClientSlow
-            | ClientFlood => Blame::Client,
-            UpstreamConnect | UpstreamTls | UpstreamResolve | UpstreamTimeout | ConnectTimeout | Deadline
-            | UpstreamReset | UpstreamProtocol | BadEnvelope(_) | FunctionError | NoFunction
-            | Throttled(_) | PlatformError(_) | ColdStart => Blame::Upstream,
-            NoCredential | CredentialRefused | Overloaded | Draining | Internal => Blame::Gateway,
         }
     }
 

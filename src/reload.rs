@@ -18,7 +18,7 @@ use crate::config;
 use crate::snapshot::{Plan, Settings, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::ServerIdentities;
-use crate::upstream::Retired;
+use crate::upstream::Upstream;
 use crate::upstream::resolve::Resolver;
 
 /// Everything a new configuration has to reach.
@@ -33,8 +33,8 @@ pub struct Reloader {
     pub status: Arc<Status>,
     /// How many idle connections to functions there is room for; it cannot grow.
     pub pool_size: usize,
-    /// Takes what has to be closed of what was replaced.
-    pub retired: mpsc::Sender<Vec<Retired>>,
+    /// Takes what was replaced, to close its connections.
+    pub retired: mpsc::Sender<Vec<Arc<Upstream>>>,
     /// Takes what the snapshot says about connections to where they are accepted.
     pub apply: Box<dyn Fn(&Snapshot) + Send + Sync>,
 }
@@ -171,11 +171,13 @@ impl Reloader {
                 self.pool_size
             );
         }
-        self.swap(snapshot);
+        // Nobody else would close what is replaced, so it waits until there is room for it where that is done.
+        let retired = self.retired.reserve().await.ok();
+        self.swap(snapshot, retired);
         Ok(())
     }
 
-    fn swap(&self, snapshot: Snapshot) {
+    fn swap(&self, snapshot: Snapshot, retired: Option<mpsc::Permit<'_, Vec<Arc<Upstream>>>>) {
         for (identities, listener) in self.identities.iter().zip(&snapshot.settings.listeners) {
             if let Some(identities) = identities {
                 identities.swap(&listener.identities);
@@ -185,8 +187,9 @@ impl Reloader {
         self.report_certificates(&snapshot);
         let snapshot = Arc::new(snapshot);
         let replaced = self.snapshot.swap(Arc::clone(&snapshot));
-        // Without room there, idle connections end by their own time.
-        let _ = self.retired.try_send(replaced.retired_by(&snapshot));
+        if let Some(retired) = retired {
+            retired.send(replaced.retired_by(&snapshot));
+        }
 
         self.metrics.reload_succeeded(&snapshot.hash);
         self.status.reload_succeeded(&snapshot.hash, snapshot.generation);

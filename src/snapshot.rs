@@ -18,8 +18,8 @@ use crate::policy::Policy;
 use crate::routing::{Matcher, RouteTable};
 use crate::telemetry::Metrics;
 use crate::tls::Identity;
+use crate::upstream::Upstream;
 use crate::upstream::resolve::Resolver;
-use crate::upstream::{Retired, Upstream};
 use crate::values::ByteSize;
 
 /// A compiled configuration. Every source of routes ends in one of these.
@@ -167,14 +167,14 @@ impl Snapshot {
             }
         }
     }
-    /// What is left to close when `next` takes the place of this one.
-    pub fn retired_by(&self, next: &Snapshot) -> Vec<Retired> {
-        let kept: HashSet<_> = next.routes.values().map(|function| Arc::as_ptr(&function.upstream)).collect();
-        let upstreams = self.routes.values().map(|function| &function.upstream);
-        upstreams
-            .filter(|upstream| !kept.contains(&Arc::as_ptr(upstream)))
-            .flat_map(|upstream| upstream.retire())
-            .collect()
+    /// The upstreams to which no route leads any more when `next` takes the place of this one.
+    pub fn retired_by(&self, next: &Snapshot) -> Vec<Arc<Upstream>> {
+        let kept: HashSet<_> = next.upstreams().map(Arc::as_ptr).collect();
+        self.upstreams().filter(|upstream| !kept.contains(&Arc::as_ptr(upstream))).cloned().collect()
+    }
+
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.routes.values().map(|function| &function.upstream)
     }
 
     /// The compiled table, as `/routes` shows it: where requests go, and nothing secret.

@@ -18,7 +18,7 @@ use crate::downstream::Guard;
 use crate::error::GatewayError;
 use crate::function::Function;
 use crate::platforms::{Readiness, Streamed, Target};
-use crate::policy::cold_start::{ColdStart, Turn};
+use crate::policy::cold_start::{ColdStart, Pass};
 use crate::policy::retry::Condition;
 use crate::telemetry::Retry;
 
@@ -29,7 +29,7 @@ pub(super) struct Again {
     /// Attempts that found the function missing.
     cold: u32,
     /// The right to find out whether it has come.
-    turn: Option<Turn>,
+    pass: Option<Pass>,
     /// How long it was waited for.
     pub(super) held: Duration,
 }
@@ -131,13 +131,13 @@ pub(super) async fn before(ctx: &mut RequestCtx) -> Result<(), GatewayError> {
 async fn await_turn(ctx: &mut RequestCtx, room: &ColdStart) -> Result<(), GatewayError> {
     let left = room.hold.saturating_sub(ctx.started.elapsed());
     let left = ctx.remaining()?.map_or(left, |deadline| deadline.min(left));
-    let (kept, cold) = ctx.again.as_mut().map_or((None, 0), |again| (again.turn.take(), again.cold));
+    let (kept, cold) = ctx.again.as_mut().map_or((None, 0), |again| (again.pass.take(), again.cold));
     let begun = Instant::now();
-    let turn = room.turn(kept, cold, tokio::time::Instant::from_std(begun) + left).await;
+    let pass = room.turn(kept, cold, tokio::time::Instant::from_std(begun) + left).await;
     let again = ctx.again.get_or_insert_default();
     again.held += begun.elapsed();
-    again.turn = turn;
-    if again.turn.is_some() {
+    again.pass = pass;
+    if again.pass.is_some() {
         return Ok(());
     }
     ctx.remaining()?;
@@ -228,7 +228,7 @@ pub(super) fn weigh(resp: &ResponseHeader, ctx: &mut RequestCtx, repeat: Repeat)
         if !is_missing {
             room.warmed();
             if let Some(again) = &mut ctx.again {
-                again.turn = None;
+                again.pass = None;
             }
         }
     }

@@ -230,15 +230,15 @@ impl Attempts {
     /// Begins an attempt on the address whose turn it is. After one that failed it is another address, if there is another:
     /// who dies closes its connections first and refuses new ones then.
     pub(super) fn begin(&mut self, upstream: &Upstream, purpose: Use) -> Result<&Lease, GatewayError> {
+        let now = Instant::now();
         let lease = match self.lease.take() {
-            Some(failed) => upstream.lease_after(failed),
-            None => upstream.lease(),
+            Some(failed) => upstream.lease_after(failed, now),
+            None => upstream.lease(now),
         }?;
         let lease = match purpose {
             Use::Exchange => lease,
             Use::Tunnel => lease.for_tunnel(),
         };
-        let now = Instant::now();
         self.count += 1;
         self.began = Some(now);
         self.first_began.get_or_insert(now);

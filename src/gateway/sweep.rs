@@ -6,7 +6,7 @@
 //! request, as far as the connection, and is neither counted nor written.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora::apps::HttpServerApp;
@@ -16,10 +16,11 @@ use pingora::proxy::HttpProxy;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
 
 use super::Gateway;
 use crate::snapshot::Snapshot;
-use crate::upstream::{Retired, SWEEP_EVERY};
+use crate::upstream::{Retired, SWEEP_EVERY, Upstream};
 
 /// A connection that is to be closed, if there is one.
 pub(super) struct Errand(pub(super) Box<HttpPeer>);
@@ -41,38 +42,63 @@ impl Sweeper {
         Sweeper { proxy, connector, snapshot, stopping }
     }
 
-    /// Sweeps what has been idle for too long, and what each reload retires: at once, and again for as long as requests are under way
-    /// there.
-    pub async fn run(self, mut reloads: mpsc::Receiver<Vec<Retired>>) {
-        let mut retired: Vec<Retired> = Vec::new();
-        let mut looked_at = Instant::now();
+    /// Three sweeps, of which none waits for another.
+    pub async fn run(self, reloads: mpsc::Receiver<Vec<Arc<Upstream>>>) {
+        tokio::join!(self.sweep_idle(), self.sweep_surplus(), self.sweep_retired(reloads));
+    }
+
+    /// What has been idle for as long as it may be.
+    async fn sweep_idle(&self) {
         loop {
-            let news = tokio::time::timeout(SWEEP_EVERY, reloads.recv()).await;
-            let snapshot = self.snapshot.load_full();
-            for upstream in snapshot.routes.values().map(|function| &function.upstream) {
+            sleep(SWEEP_EVERY).await;
+            for upstream in self.snapshot.load_full().upstreams() {
                 for stale in upstream.stale() {
                     self.close(stale.peers.clone()).await;
                 }
-                retired.extend(upstream.departed());
             }
-            match news {
-                Ok(Some(news)) => retired.extend(news),
+        }
+    }
+
+    /// What a burst has left behind.
+    async fn sweep_surplus(&self) {
+        loop {
+            sleep(SWEEP_EVERY).await;
+            for upstream in self.snapshot.load_full().upstreams() {
+                self.close(upstream.unneeded()).await;
+            }
+        }
+    }
+
+    /// What no route leads to any more: at once, and again for as long as a request from before can use it.
+    async fn sweep_retired(&self, mut reloads: mpsc::Receiver<Vec<Arc<Upstream>>>) {
+        let (mut upstreams, mut addresses) = (Vec::new(), Vec::new());
+        loop {
+            match timeout(ROUND, reloads.recv()).await {
+                Ok(Some(replaced)) => upstreams.extend(replaced),
+                // There are no more reloads when the process ends, and what is left here ends with it.
                 Ok(None) => return,
-                Err(_) if looked_at.elapsed() < ROUND => continue,
                 Err(_) => {}
             }
-            for address in &mut retired {
+            for upstream in self.snapshot.load_full().upstreams() {
+                addresses.extend(upstream.departed());
+            }
+            upstreams.retain_mut(|upstream| {
+                // Asked first: nobody who has gone by now finds another address after this.
+                let is_reachable = Arc::get_mut(upstream).is_none();
+                addresses.extend(upstream.retire());
+                is_reachable
+            });
+            for address in &mut addresses {
                 self.close(address.peers()).await;
             }
-            retired.retain(|retired| !retired.is_over());
-            looked_at = Instant::now();
+            addresses.retain(|address: &Retired| !address.is_over());
         }
     }
 
     async fn close(&self, peers: Vec<HttpPeer>) {
         for peer in peers {
             // Nothing here waits for long; should it, the others must not.
-            let _ = tokio::time::timeout(ROUND, self.close_one(peer)).await;
+            let _ = timeout(ROUND, self.close_one(peer)).await;
             // After a reload of thousands of routes, requests go first.
             tokio::task::yield_now().await;
         }

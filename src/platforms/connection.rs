@@ -131,89 +131,32 @@ pub fn compile(
         http2,
     } = raw;
 
-    let within =
-        |key: &str, written: Option<Written>, default: Duration, (min, max): (Duration, Duration)| {
-            let Some(written) = written else { return Some(default) };
-            let scope = scope.key(key);
-            let duration = scope.accept(parse_duration(&written))?;
-            if (min..=max).contains(&duration) {
-                return Some(duration);
-            }
-            let bounds = match max {
-                Duration::MAX => format!("at least {} ms", min.as_millis()),
-                _ => format!("{} to {} ms", min.as_millis(), max.as_millis()),
-            };
-            scope.reject_with(format!("`{key}` is {} ms", duration.as_millis()), bounds);
-            None
-        };
-    let positive = |key: &str, written: Written| {
-        let scope = scope.key(key);
-        let duration = compile_duration(&written, &scope)?;
-        if duration.is_zero() {
-            scope.reject_with(format!("`{key}` is 0 ms"), "at least 1 ms");
-            return None;
-        }
-        Some(duration)
-    };
-    let timeout = within("timeout", timeout, defaults.timeout, defaults.timeout_range);
-    let connect_timeout = match connect_timeout {
-        Some(written) => positive("connect_timeout", written),
-        None => Some(timeout.unwrap_or(defaults.timeout).min(LONGEST_CONNECT)),
-    };
-    let deadline = match deadline {
-        Some(written) => positive("deadline", written).map(Some),
-        None => Some(None),
-    };
-    let idle = within(
-        "keepalive_timeout",
-        keepalive_timeout,
-        KEEPALIVE_TIMEOUT,
-        (Duration::from_secs(1), Duration::MAX),
-    );
-    let pool = keepalive_pool.unwrap_or(KEEPALIVE_POOL);
-    if pool == 0 || pool > LARGEST_POOL {
-        scope
-            .key("keepalive_pool")
-            .reject_with(format!("`keepalive_pool` is {pool}"), format!("1 to {LARGEST_POOL}"));
-        return None;
-    }
-    let max_request = match max_req_body_size {
-        None => Some(None),
-        Some(written) => body_limit(&written, &scope.key("max_req_body_size")).map(Some),
-    };
     if ca.is_some() && ssl_verify == Some(false) {
         scope.key("ca").warn(
             "`ca` says nothing beside `ssl_verify: false`",
             "leave `ssl_verify` out: an authority of one's own is trusted by its `ca`",
         );
     }
-    let roots = match ca {
-        None => Some(None),
-        Some(path) => {
-            let scope = scope.key("ca");
-            scope.accept(Roots::load(&scope.file(path))).map(|roots| Some(Arc::new(roots)))
-        }
-    };
-    let address = match address {
-        None => Some(None),
-        Some(text) => scope.key("address").accept(HostPort::parse(&text, None)).map(Some),
-    };
-
-    let sni = match sni {
-        None => Some(None),
-        Some(name) => scope.key("sni").accept(check_sni(name)).map(Some),
-    };
+    let times = Times::compile(timeout, connect_timeout, deadline, defaults, scope);
+    let keepalive = compile_keepalive(keepalive, keepalive_timeout, keepalive_pool, scope);
+    let max_request =
+        given(max_req_body_size, |written| body_limit(&written, &scope.key("max_req_body_size")));
+    let roots = given(ca, |path| {
+        let scope = scope.key("ca");
+        scope.accept(Roots::load(&scope.file(path))).map(Arc::new)
+    });
+    let address = given(address, |text| scope.key("address").accept(HostPort::parse(&text, None)));
+    let sni = given(sni, |name| scope.key("sni").accept(check_sni(name)));
 
     let base = base?;
     let (host, name) = match host {
         None => Some((fixed(&base.origin, base.scheme), Some(base.origin.host))),
         Some(text) => compile_host(&text, base.scheme, names, &scope.key("host")),
     }?;
-    let sni = match (sni?, name, base.scheme) {
-        (Some(sni), _, _) => sni,
-        (None, Some(name), _) => name,
-        (None, None, Scheme::Http) => String::new(),
-        (None, None, Scheme::Https) => {
+    let sni = match sni?.or(name) {
+        Some(name) => name,
+        None if base.scheme == Scheme::Http => String::new(),
+        None => {
             scope.key("host").reject_with(
                 "the host differs from call to call, but the name for SNI cannot",
                 "give `sni`, a name that the certificate covers",
@@ -225,25 +168,21 @@ pub fn compile(
         Some(address) => vec![Endpoint { address, weight: 1 }],
         None => base.endpoints,
     };
-    let timeout = timeout?;
+    let times = times?;
     Some(Connection {
         max_request: max_request?,
         host,
-        timeout,
+        timeout: times.timeout,
         terms: Terms {
             endpoints,
             scheme: base.scheme,
             sni,
             verify: if ssl_verify.unwrap_or(true) { Verify::Certificate } else { Verify::Nothing },
             roots: roots?,
-            connect_timeout: connect_timeout?,
-            timeout: timeout.saturating_add(defaults.patience),
-            deadline: deadline?,
-            keepalive: if keepalive.unwrap_or(true) {
-                Keepalive::On { idle: idle?, pool }
-            } else {
-                Keepalive::Off
-            },
+            connect_timeout: times.connect_timeout,
+            timeout: times.timeout.saturating_add(defaults.patience),
+            deadline: times.deadline,
+            keepalive: keepalive?,
             protocol: match http2.unwrap_or(Http2::Off) {
                 Http2::Off => Protocol::Http1,
                 Http2::On => Protocol::Http2,
@@ -252,6 +191,80 @@ pub fn compile(
             credential: None,
         },
     })
+}
+
+/// A key that may be absent: `None` when what is given is faulty.
+pub fn given<T, U>(raw: Option<T>, compile: impl FnOnce(T) -> Option<U>) -> Option<Option<U>> {
+    raw.map_or(Some(None), |raw| compile(raw).map(Some))
+}
+
+/// How long things may take.
+struct Times {
+    timeout: Duration,
+    connect_timeout: Duration,
+    deadline: Option<Duration>,
+}
+
+impl Times {
+    fn compile(
+        timeout: Option<Written>,
+        connect_timeout: Option<Written>,
+        deadline: Option<Written>,
+        defaults: Defaults,
+        scope: &Scope<'_>,
+    ) -> Option<Times> {
+        let any = (Duration::from_millis(1), Duration::MAX);
+        let time = |key, written, range| given(written, |written| duration(key, &written, range, scope));
+        let timeout = time("timeout", timeout, defaults.timeout_range);
+        let connect_timeout = time("connect_timeout", connect_timeout, any);
+        let deadline = time("deadline", deadline, any);
+        let timeout = timeout?.unwrap_or(defaults.timeout);
+        let connect_timeout = connect_timeout?.unwrap_or(timeout.min(LONGEST_CONNECT));
+        Some(Times { timeout, connect_timeout, deadline: deadline? })
+    }
+}
+
+fn compile_keepalive(
+    keepalive: Option<bool>,
+    keepalive_timeout: Option<Written>,
+    keepalive_pool: Option<u32>,
+    scope: &Scope<'_>,
+) -> Option<Keepalive> {
+    let range = (Duration::from_secs(1), Duration::MAX);
+    let idle = given(keepalive_timeout, |written| duration("keepalive_timeout", &written, range, scope));
+    let pool = keepalive_pool.unwrap_or(KEEPALIVE_POOL);
+    if pool == 0 || pool > LARGEST_POOL {
+        scope
+            .key("keepalive_pool")
+            .reject_with(format!("`keepalive_pool` is {pool}"), format!("1 to {LARGEST_POOL}"));
+        return None;
+    }
+    let idle = idle?.unwrap_or(KEEPALIVE_TIMEOUT);
+    Some(if keepalive.unwrap_or(true) { Keepalive::On { idle, pool } } else { Keepalive::Off })
+}
+
+/// `scope` stands at the platform.
+fn duration(
+    key: &str,
+    written: &Written,
+    (min, max): (Duration, Duration),
+    scope: &Scope<'_>,
+) -> Option<Duration> {
+    let scope = scope.key(key);
+    let duration = match key {
+        // Attributes of plugins, in which seconds are written as thousands.
+        "timeout" | "keepalive_timeout" => scope.accept(parse_duration(written))?,
+        _ => compile_duration(written, &scope)?,
+    };
+    if (min..=max).contains(&duration) {
+        return Some(duration);
+    }
+    let bounds = match max {
+        Duration::MAX => format!("at least {} ms", min.as_millis()),
+        _ => format!("{} to {} ms", min.as_millis(), max.as_millis()),
+    };
+    scope.reject_with(format!("`{key}` is {} ms", duration.as_millis()), bounds);
+    None
 }
 
 /// The host, and the one name it has, when it is not filled in by each call.

@@ -43,7 +43,7 @@ pub struct ColdStart {
 
 /// The right to call the function.
 #[derive(Debug)]
-pub enum Turn {
+pub enum Pass {
     /// The function is there: everybody may.
     Open,
     /// This request is the one that finds out. When it is dropped without [`ColdStart::warmed`], the next one in the room is.
@@ -81,16 +81,16 @@ impl ColdStart {
 
     /// Waits until it is this request's turn, at most until `until`. Who probed before keeps the right, and waits the longer the
     /// more of its attempts have `failed`.
-    pub async fn turn(&self, kept: Option<Turn>, failed: u32, until: Instant) -> Option<Turn> {
+    pub async fn turn(&self, kept: Option<Pass>, failed: u32, until: Instant) -> Option<Pass> {
         let turn = tokio::time::timeout_at(until, self.next(kept, failed)).await.ok()?;
         // A probe at the very end would only make the client wait for longer.
         (Instant::now() < until).then_some(turn)
     }
 
-    async fn next(&self, kept: Option<Turn>, failed: u32) -> Turn {
+    async fn next(&self, kept: Option<Pass>, failed: u32) -> Pass {
         let mut cold_since = self.cold_since.subscribe();
         let permit = match kept {
-            Some(Turn::Probe(permit)) => Some(permit),
+            Some(Pass::Probe(permit)) => Some(permit),
             _ => tokio::select! {
                 biased;
                 // The sender lives as long as `self`.
@@ -103,9 +103,9 @@ impl ColdStart {
                 if failed > 0 {
                     tokio::time::sleep(BACKOFF.delay(failed)).await;
                 }
-                Turn::Probe(permit)
+                Pass::Probe(permit)
             }
-            _ => Turn::Open,
+            _ => Pass::Open,
         }
     }
 }
@@ -130,7 +130,7 @@ mod tests {
         assert!(room.cooled());
         assert!(!room.cooled(), "only the first one to say so");
         let probe = room.turn(None, 1, soon()).await;
-        assert!(matches!(probe, Some(Turn::Probe(_))));
+        assert!(matches!(probe, Some(Pass::Probe(_))));
         let waiting: Vec<_> = (0..50)
             .map(|_| {
                 let room = Arc::clone(&room);
@@ -142,9 +142,9 @@ mod tests {
 
         room.warmed();
         for task in waiting {
-            assert!(matches!(task.await.unwrap(), Some(Turn::Open)));
+            assert!(matches!(task.await.unwrap(), Some(Pass::Open)));
         }
-        assert!(matches!(room.turn(probe, 1, soon()).await, Some(Turn::Open) | Some(Turn::Probe(_))));
+        assert!(matches!(room.turn(probe, 1, soon()).await, Some(Pass::Open) | Some(Pass::Probe(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -157,7 +157,7 @@ mod tests {
             async move { room.turn(None, 1, soon()).await }
         });
         drop(probe);
-        assert!(matches!(next.await.unwrap(), Some(Turn::Probe(_))));
+        assert!(matches!(next.await.unwrap(), Some(Pass::Probe(_))));
     }
 
     #[tokio::test(start_paused = true)]

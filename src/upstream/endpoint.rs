@@ -17,7 +17,7 @@ use crate::values::HostPort;
 pub(super) struct Endpoint {
     port: u16,
     /// Slots per address.
-    pub(super) pool: u32,
+    pool: u32,
     /// `None` when the file gives an address instead of a name.
     host: Option<Arc<Host>>,
     known: ArcSwap<Known>,
@@ -49,6 +49,11 @@ impl Address {
             idle_limit: IdleLimit::default(),
             has_departed: AtomicBool::new(false),
         }
+    }
+
+    /// True once: of those who notice together that no further request is meant to come here, one reports it.
+    fn depart(&self) -> bool {
+        !self.has_departed.swap(true, Ordering::AcqRel)
     }
 }
 
@@ -85,6 +90,13 @@ impl Endpoint {
         host.addresses().is_empty().then(|| host.name())
     }
 
+    /// All addresses that were not given up before.
+    pub(super) fn give_up(&self) -> Vec<Arc<Address>> {
+        let mut given_up = self.departed();
+        given_up.extend(self.addresses().iter().filter(|address| address.depart()).cloned());
+        given_up
+    }
+
     /// The addresses that were lost since this was asked last.
     pub(super) fn departed(&self) -> Vec<Arc<Address>> {
         mem::take(&mut *self.departed.lock().unwrap_or_else(PoisonError::into_inner))
@@ -110,9 +122,7 @@ impl Endpoint {
         }
         let now = Arc::clone(&self.known.load().addresses);
         let is_lost = |address: &&Arc<Address>| {
-            !now.iter().any(|known| Arc::ptr_eq(known, address))
-                // Of those who notice it together, one reports it.
-                && !address.has_departed.swap(true, Ordering::AcqRel)
+            !now.iter().any(|known| Arc::ptr_eq(known, address)) && address.depart()
         };
         let lost = before.iter().filter(is_lost).cloned();
         self.departed.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);

@@ -33,6 +33,11 @@ impl IdleLimit {
         let limit = self.0.load(Ordering::Relaxed);
         (limit != UNSAID).then(|| Duration::from_millis(limit))
     }
+
+    /// The limit, where it is shorter than ours.
+    pub(super) fn within(&self, idle: Duration) -> Option<Duration> {
+        self.get().filter(|limit| *limit < idle)
+    }
 }
 
 /// The seconds in `timeout=5, max=100`.

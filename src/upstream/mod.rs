@@ -15,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use pingora::protocols::{ALPN, TcpKeepalive};
@@ -186,22 +186,22 @@ impl Upstream {
     }
 
     /// Chooses an address in turn and a slot on it.
-    pub fn lease(&self) -> Result<Lease, GatewayError> {
-        self.choose(|_| true).ok_or(GatewayError::UpstreamResolve)
+    pub fn lease(&self, now: Instant) -> Result<Lease, GatewayError> {
+        self.choose(now, |_| true).ok_or(GatewayError::UpstreamResolve)
     }
 
     /// The same after an attempt that failed: another address, if there is another one. Otherwise it is the same slot, of which the
     /// connection is gone, so that this attempt dials, and does not come upon another dead connection.
-    pub fn lease_after(&self, failed: Lease) -> Result<Lease, GatewayError> {
+    pub fn lease_after(&self, failed: Lease, now: Instant) -> Result<Lease, GatewayError> {
         let gone = failed.address();
-        match self.choose(|address| address != gone) {
+        match self.choose(now, |address| address != gone) {
             Some(elsewhere) => Ok(elsewhere),
             None if self.address_count() == 0 => Err(GatewayError::UpstreamResolve),
             None => Ok(Lease { turn: self.turn.fetch_add(1, Ordering::Relaxed), ..failed }),
         }
     }
 
-    fn choose(&self, suits: impl Fn(SocketAddr) -> bool) -> Option<Lease> {
+    fn choose(&self, now: Instant, suits: impl Fn(SocketAddr) -> bool) -> Option<Lease> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         // An endpoint whose name does not resolve is passed over.
         for offset in 0..self.schedule.len() {
@@ -210,18 +210,25 @@ impl Upstream {
             let addresses = endpoint.addresses();
             let (before, from) = addresses.split_at((step / self.schedule.len()) % addresses.len().max(1));
             if let Some(address) = from.iter().chain(before).find(|address| suits(address.socket)) {
-                return Some(Lease { slot: address.slots.take(), address: Arc::clone(address), turn });
+                let slot = self.slot(address, now);
+                return Some(Lease { slot, address: Arc::clone(address), turn });
             }
         }
         None
     }
 
-    /// What there is to close once no further request comes here.
-    pub fn retire(&self) -> Vec<Retired> {
-        let all = |endpoint: &endpoint::Endpoint| {
-            endpoint.addresses().iter().cloned().chain(endpoint.departed()).collect()
+    fn slot(&self, address: &Address, now: Instant) -> Slot {
+        let idle = match self.terms.keepalive {
+            Keepalive::On { idle, .. } => address.idle_limit.within(idle).unwrap_or(idle),
+            Keepalive::Off => Duration::ZERO,
         };
-        self.retired(all)
+        address.slots.take(now, idle)
+    }
+
+    /// What there is to close once no route leads here. A request that came before may still find an address that is new, so this
+    /// is to be asked again for as long as there can be such a request.
+    pub fn retire(&self) -> Vec<Retired> {
+        self.retired(endpoint::Endpoint::give_up)
     }
 
     /// The same for addresses that names have lost since this was asked last.
@@ -231,24 +238,32 @@ impl Upstream {
 
     /// What has been idle for as long as it may be.
     pub fn stale(&self) -> Vec<Stale> {
+        self.swept(|address, idle| Stale::of(address, &self.template, self.group, idle))
+    }
+
+    /// Where there is a connection that served a burst and is not needed any more.
+    pub fn unneeded(&self) -> Vec<HttpPeer> {
+        self.swept(|address, _| retired::unneeded(address, &self.template, self.group))
+    }
+
+    /// What there is of this at each address that was used and whose connections have no timer.
+    fn swept<T>(&self, of: impl Fn(&Address, Duration) -> Vec<T>) -> Vec<T> {
         let (Keepalive::On { idle, .. }, Protocol::Http1) = (self.terms.keepalive, self.terms.protocol)
         else {
             return Vec::new();
         };
-        let mut stale = Vec::new();
+        let mut swept = Vec::new();
         for endpoint in &self.endpoints {
             for address in endpoint.addresses().iter().filter(|address| address.slots.is_used(0)) {
-                stale.extend(Stale::of(address, &self.template, self.group, idle));
+                swept.extend(of(address, idle));
             }
         }
-        stale
+        swept
     }
 
     fn retired(&self, which: impl Fn(&endpoint::Endpoint) -> Vec<Arc<Address>>) -> Vec<Retired> {
         let retire = |endpoint: &endpoint::Endpoint| {
-            let pool = endpoint.pool as usize;
-            let retire =
-                |address| Retired::new(address, &self.template, self.group, self.terms.protocol, pool);
+            let retire = |address| Retired::new(address, &self.template, self.group, self.terms.protocol);
             which(endpoint).into_iter().map(retire).collect::<Vec<_>>()
         };
         match self.terms.keepalive {
@@ -284,7 +299,7 @@ impl Upstream {
             (Keepalive::On { idle, .. }, Some(_), Protocol::Http1) => (idle, true),
             (Keepalive::On { idle, .. }, None, Protocol::Http1) => (idle.min(SURPLUS_IDLE), true),
         };
-        let limit = lease.address.idle_limit.get().filter(|limit| *limit < idle);
+        let limit = lease.address.idle_limit.within(idle);
         if let Some(limit) = limit {
             // Connections that were kept for longer, before this was known, are not found again.
             peer.group_key ^= key_of_limit(limit);

@@ -65,9 +65,15 @@ impl Slots {
         })
     }
 
-    /// Takes the lowest free slot, if there is one.
-    pub(super) fn take(self: &Arc<Self>) -> Slot {
-        let index = self.take_lowest();
+    pub(super) fn count(&self) -> usize {
+        self.left.len()
+    }
+
+    /// Takes the lowest free slot, if there is one, under which nothing has been idle for so long: what was, is about to be closed by
+    /// whoever comes first, the sweep or the other side.
+    pub(super) fn take(self: &Arc<Self>, now: Instant, idle: Duration) -> Slot {
+        let oldest = self.clock(now).saturating_sub(millis(idle));
+        let index = self.take_lowest(|index| self.left[index as usize].load(Ordering::Relaxed) > oldest);
         let used = index.unwrap_or(0) + 1;
         if used > self.used.load(Ordering::Relaxed) {
             self.used.fetch_max(used, Ordering::Relaxed);
@@ -85,24 +91,29 @@ impl Slots {
 
     /// Takes the lowest free slot, for who does not want to use it, but to close what is left under it.
     pub(super) fn seize(self: &Arc<Self>) -> Option<Slot> {
-        let index = self.take_lowest()?;
+        let index = self.take_lowest(|_| true)?;
         Some(Slot { slots: Arc::clone(self), place: Place::Swept(index) })
     }
 
     /// Takes the free slots under which a connection can have been idle for so long.
     pub(super) fn stale(self: &Arc<Self>, idle: Duration) -> Vec<Slot> {
-        let oldest = self.clock().saturating_sub(millis(idle));
-        let is_stale = |left: &AtomicU64| left.load(Ordering::Acquire) <= oldest;
-        let indices = (0u32..).zip(&self.left).filter(|(_, left)| is_stale(left)).map(|(index, _)| index);
-        indices
-            .filter(|index| {
-                let (word, bit) = self.bit(*index);
-                word.fetch_or(bit, Ordering::AcqRel) & bit == 0
-            })
-            .map(|index| Slot { slots: Arc::clone(self), place: Place::Swept(index) })
-            // A request may have had it in between.
-            .filter(|slot| slot.index().is_some_and(|index| is_stale(&self.left[index as usize])))
-            .collect()
+        let oldest = self.clock(Instant::now()).saturating_sub(millis(idle));
+        let indices = (0u32..).zip(&self.left).filter(|(_, left)| left.load(Ordering::Acquire) <= oldest);
+        indices.filter_map(|(index, _)| self.claim(index, oldest)).collect()
+    }
+
+    /// Takes this slot, if nobody has it and nobody had it since `oldest`.
+    fn claim(self: &Arc<Self>, index: u32, oldest: u64) -> Option<Slot> {
+        let (word, bit) = self.bit(index);
+        if word.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+            return None;
+        }
+        // A request may have had it after the first look.
+        if self.left[index as usize].load(Ordering::Acquire) > oldest {
+            word.fetch_and(!bit, Ordering::AcqRel);
+            return None;
+        }
+        Some(Slot { slots: Arc::clone(self), place: Place::Swept(index) })
     }
 
     /// How many connections of the surplus nobody has needed since this was asked last.
@@ -122,13 +133,17 @@ impl Slots {
         self.surplus.most.load(Ordering::Acquire) > 0 || self.surplus.open.load(Ordering::Acquire) > 0
     }
 
-    fn take_lowest(&self) -> Option<u32> {
+    fn take_lowest(&self, suits: impl Fn(u32) -> bool) -> Option<u32> {
         for (word, bits) in (0u32..).zip(&self.words) {
+            let first = word * u64::BITS;
+            let mut lowest = None;
             let taken = bits.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |bits| {
-                (bits != u64::MAX).then(|| bits | (1 << bits.trailing_ones()))
+                let mut free = (bits.trailing_ones()..u64::BITS).filter(|bit| bits & (1 << bit) == 0);
+                lowest = free.find(|bit| suits(first + bit));
+                lowest.map(|bit| bits | 1 << bit)
             });
-            if let Ok(before) = taken {
-                return Some(word * u64::BITS + before.trailing_ones());
+            if taken.is_ok() {
+                return lowest.map(|bit| first + bit);
             }
         }
         None
@@ -139,8 +154,8 @@ impl Slots {
     }
 
     /// Never 0, which is before every time.
-    fn clock(&self) -> u64 {
-        millis(self.born.elapsed()) + 1
+    fn clock(&self, now: Instant) -> u64 {
+        millis(now.saturating_duration_since(self.born)) + 1
     }
 }
 
@@ -171,7 +186,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let Slot { slots, place } = self;
         let (index, left) = match *place {
-            Place::Kept(index) => (index, slots.clock()),
+            Place::Kept(index) => (index, slots.clock(Instant::now())),
             Place::Swept(index) => (index, NOTHING),
             Place::Surplus => {
                 slots.surplus.now.fetch_sub(1, Ordering::AcqRel);
@@ -190,14 +205,18 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    fn take(slots: &Arc<Slots>) -> Slot {
+        slots.take(Instant::now(), Duration::from_secs(3600))
+    }
+
     #[test]
     fn the_lowest_free_slot_is_taken_and_given_back() {
         let slots = Slots::new(2);
-        let first = slots.take();
-        let second = slots.take();
-        assert_eq!((first.index(), second.index(), slots.take().index()), (Some(0), Some(1), None));
+        let first = take(&slots);
+        let second = take(&slots);
+        assert_eq!((first.index(), second.index(), take(&slots).index()), (Some(0), Some(1), None));
         drop(first);
-        assert_eq!(slots.take().index(), Some(0));
+        assert_eq!(take(&slots).index(), Some(0));
     }
 
     #[track_caller]
@@ -210,7 +229,7 @@ mod tests {
     fn a_slot_is_stale_when_it_was_given_back_long_ago() {
         let slots = Slots::new(70);
         check_stale(&slots, Duration::ZERO, &[]);
-        let taken: Vec<_> = (0..66).map(|_| slots.take()).collect();
+        let taken: Vec<_> = (0..66).map(|_| take(&slots)).collect();
         check_stale(&slots, Duration::ZERO, &[]);
         let (mut kept, mut free) = (Vec::new(), Vec::new());
         for slot in taken {
@@ -222,24 +241,55 @@ mod tests {
         let held = slots.stale(Duration::ZERO);
         assert_eq!(held.iter().filter_map(Slot::index).collect::<Vec<_>>(), [1, 65]);
         // While it is swept, nobody else gets it; afterwards nothing is left there.
-        assert_eq!(slots.take().index(), Some(66));
+        assert_eq!(take(&slots).index(), Some(66));
         check_stale(&slots, Duration::ZERO, &[66]);
         drop(held);
-        assert_eq!(slots.take().index(), Some(1));
+        assert_eq!(take(&slots).index(), Some(1));
         check_stale(&slots, Duration::ZERO, &[1]);
         check_stale(&slots, Duration::ZERO, &[]);
     }
 
     #[test]
+    fn what_is_old_when_it_is_asked_for_is_left_to_the_sweep() {
+        let slots = Slots::new(66);
+        let before = Instant::now();
+        let taken: Vec<_> = (0..66).map(|_| take(&slots)).collect();
+        let idle = Duration::from_secs(4);
+        // All but one are given back, and one of these is used again later.
+        let (kept, free): (Vec<_>, Vec<_>) = taken.into_iter().partition(|slot| slot.index() == Some(65));
+        drop(free);
+        assert_eq!(slots.take(before + idle / 2, idle).index(), Some(0));
+        let later = Instant::now() + idle;
+        assert_eq!(slots.take(later, idle).index(), None);
+        drop(kept);
+        slots.left[64].store(slots.clock(later), Ordering::Relaxed);
+        assert_eq!(slots.take(later, idle).index(), Some(64));
+        // Nothing of it was lost, and what was swept has no age.
+        assert_eq!(slots.stale(Duration::ZERO).len(), 66);
+        assert_eq!(slots.take(later, idle).index(), Some(0));
+    }
+
+    #[test]
+    fn a_slot_that_was_used_after_the_look_is_found_by_the_next() {
+        let slots = Slots::new(1);
+        let before = 0;
+        drop(take(&slots));
+        assert!(slots.claim(0, before).is_none());
+        assert_eq!(take(&slots).index(), Some(0), "it is free");
+        assert!(slots.claim(0, before).is_none());
+        check_stale(&slots, Duration::ZERO, &[0]);
+    }
+
+    #[test]
     fn the_surplus_is_what_was_not_needed_since_the_last_look() {
         let slots = Slots::new(1);
-        let held = slots.take();
+        let held = take(&slots);
         assert!(!slots.has_surplus());
-        let burst: Vec<_> = (0..3).map(|_| slots.take()).collect();
+        let burst: Vec<_> = (0..3).map(|_| take(&slots)).collect();
         assert!(slots.has_surplus());
         assert_eq!(slots.unneeded(), 0);
         drop(burst);
-        let one = slots.take();
+        let one = take(&slots);
         // All three were in use in this while, and only one in the next.
         assert_eq!((slots.unneeded(), slots.unneeded()), (0, 2));
         drop(one);
@@ -251,10 +301,10 @@ mod tests {
     #[test]
     fn a_connection_that_does_not_come_back_leaves_its_slot_to_others() {
         let slots = Slots::new(1);
-        let (mut tunnel, mut surplus) = (slots.take(), slots.take());
+        let (mut tunnel, mut surplus) = (take(&slots), take(&slots));
         surplus.leave();
         tunnel.leave();
-        assert_eq!((tunnel.index(), slots.take().index()), (None, Some(0)));
+        assert_eq!((tunnel.index(), take(&slots).index()), (None, Some(0)));
         assert_eq!((slots.unneeded(), slots.unneeded()), (0, 1));
     }
 
@@ -262,10 +312,10 @@ mod tests {
     fn more_than_a_word_of_slots() {
         for count in [1, 63, 64, 65, 130] {
             let slots = Slots::new(count);
-            let taken: Vec<_> = (0..count).map(|_| slots.take()).collect();
+            let taken: Vec<_> = (0..count).map(|_| take(&slots)).collect();
             let indices: HashSet<_> = taken.iter().filter_map(Slot::index).collect();
             assert_eq!(indices, (0..count).collect::<HashSet<_>>());
-            assert_eq!(slots.take().index(), None, "{count}");
+            assert_eq!(take(&slots).index(), None, "{count}");
         }
     }
 
@@ -277,7 +327,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let slot = slots.take();
+                        let slot = take(&slots);
                         let Some(index) = slot.index() else { continue };
                         assert_eq!(held[index as usize].fetch_add(1, Ordering::SeqCst), 0);
                         held[index as usize].fetch_sub(1, Ordering::SeqCst);
@@ -285,6 +335,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!(slots.take().index(), Some(0));
+        assert_eq!(take(&slots).index(), Some(0));
     }
 }

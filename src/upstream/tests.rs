@@ -49,7 +49,7 @@ async fn a_name_without_an_address_is_passed_over() {
     assert_eq!(turns(&half, 2), ["127.0.0.9:81", "127.0.0.9:81"]);
 
     let none = upstream("hello", terms(&["absent.invalid:80"]), &resolver).await;
-    assert_eq!(none.lease().unwrap_err(), GatewayError::UpstreamResolve);
+    assert_eq!(none.lease(Instant::now()).unwrap_err(), GatewayError::UpstreamResolve);
 }
 
 #[tokio::test]
@@ -58,9 +58,9 @@ async fn a_second_attempt_goes_elsewhere_if_there_is_an_elsewhere() {
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
     let elsewhere = |upstream: &Upstream, failed: &str| {
         let failed = address(failed);
-        let lease = std::iter::repeat_with(|| upstream.lease().unwrap());
+        let lease = std::iter::repeat_with(|| upstream.lease(Instant::now()).unwrap());
         let lease = lease.take(20).find(|lease| lease.address() == failed).unwrap();
-        upstream.lease_after(lease).unwrap().address()
+        upstream.lease_after(lease, Instant::now()).unwrap().address()
     };
 
     let uneven = Terms {
@@ -77,17 +77,21 @@ async fn a_second_attempt_goes_elsewhere_if_there_is_an_elsewhere() {
         assert_eq!(elsewhere(&one_name, "127.0.0.1:80"), address("127.0.0.2:80"));
         assert_eq!(elsewhere(&alone, "127.0.0.9:81"), address("127.0.0.9:81"));
     }
-    let (other, failed) = (alone.lease().unwrap(), alone.lease().unwrap());
+    let (other, failed) = (alone.lease(Instant::now()).unwrap(), alone.lease(Instant::now()).unwrap());
     let slot = key(&alone, &failed);
     drop(other);
-    assert_eq!(key(&alone, &alone.lease_after(failed).unwrap()), slot, "the other may have a connection");
+    assert_eq!(
+        key(&alone, &alone.lease_after(failed, Instant::now()).unwrap()),
+        slot,
+        "the other may have a connection"
+    );
 }
 
 #[tokio::test]
 async fn an_address_keeps_its_slots_when_the_name_gets_another_one() {
     let (dir, resolver) = knows("127.0.0.1 fn.test\n").await;
     let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
-    let held = upstream.lease().unwrap();
+    let held = upstream.lease(Instant::now()).unwrap();
 
     std::fs::write(dir.path().join("hosts"), "127.0.0.1 fn.test\n127.0.0.2 fn.test\n").unwrap();
     resolver.refresh();
@@ -95,7 +99,7 @@ async fn an_address_keeps_its_slots_when_the_name_gets_another_one() {
         tokio::task::yield_now().await;
     }
 
-    let later: Vec<_> = (0..2).map(|_| upstream.lease().unwrap()).collect();
+    let later: Vec<_> = (0..2).map(|_| upstream.lease(Instant::now()).unwrap()).collect();
     let same = later.iter().find(|lease| lease.address() == held.address()).unwrap();
     assert_eq!((held.slot.index(), same.slot.index()), (Some(0), Some(1)));
 }
@@ -112,7 +116,7 @@ fn requests_that_notice_an_answer_together_agree_on_its_slots() {
         let slots = std::thread::scope(|scope| {
             let ask = || {
                 loop {
-                    let lease = upstream.lease().unwrap();
+                    let lease = upstream.lease(Instant::now()).unwrap();
                     if lease.address() == wanted {
                         return lease;
                     }
@@ -145,7 +149,7 @@ async fn no_two_terms_share_connections() {
     for (name, terms) in variants {
         for generation in 1..3 {
             let upstream = Upstream::new(name, terms.clone(), generation, &resolver, Arc::new(Deaf));
-            let key = key(&upstream, &upstream.lease().unwrap());
+            let key = key(&upstream, &upstream.lease(Instant::now()).unwrap());
             assert!(keys.insert(key), "{name} {generation} {terms:?}");
         }
     }
@@ -155,7 +159,7 @@ async fn no_two_terms_share_connections() {
 async fn a_slot_is_a_connection_of_its_own_and_the_surplus_shares() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
-    let leases: Vec<_> = (0..12).map(|_| upstream.lease().unwrap()).collect();
+    let leases: Vec<_> = (0..12).map(|_| upstream.lease(Instant::now()).unwrap()).collect();
 
     let keys: Vec<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
 
@@ -169,10 +173,11 @@ async fn a_slot_is_a_connection_of_its_own_and_the_surplus_shares() {
 async fn tunnels_take_no_slots_from_those_whose_connections_are_kept() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
-    let tunnels: Vec<_> = (0..POOL + 1).map(|_| upstream.lease().unwrap().for_tunnel()).collect();
+    let tunnels: Vec<_> =
+        (0..POOL + 1).map(|_| upstream.lease(Instant::now()).unwrap().for_tunnel()).collect();
 
     assert!(tunnels.iter().all(|tunnel| tunnel.slot.index().is_none()));
-    assert_eq!(upstream.lease().unwrap().slot.index(), Some(0));
+    assert_eq!(upstream.lease(Instant::now()).unwrap().slot.index(), Some(0));
 }
 
 #[tokio::test]
@@ -181,7 +186,8 @@ async fn without_keepalive_no_two_requests_have_the_same_connection() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let terms = Terms { keepalive: Keepalive::Off, protocol, ..terms(&["127.0.0.1:80"]) };
         let upstream = upstream("hello", terms, &resolver).await;
-        let keys: HashSet<_> = (0..100).map(|_| key(&upstream, &upstream.lease().unwrap())).collect();
+        let keys: HashSet<_> =
+            (0..100).map(|_| key(&upstream, &upstream.lease(Instant::now()).unwrap())).collect();
         assert_eq!(keys.len(), 100, "{protocol:?}");
     }
 }
@@ -196,7 +202,7 @@ async fn what_is_retired_is_closed_as_it_is_given_back() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
     // The last slot was never used.
-    let leases: Vec<_> = (1..POOL).map(|_| upstream.lease().unwrap()).collect();
+    let leases: Vec<_> = (1..POOL).map(|_| upstream.lease(Instant::now()).unwrap()).collect();
     let keys: Vec<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
     let mut leases = leases.into_iter();
     let (in_use, cached) = (leases.next().unwrap(), leases.next().unwrap());
@@ -212,9 +218,36 @@ async fn what_is_retired_is_closed_as_it_is_given_back() {
     // Before it was known when the function closes, and since.
     in_use.hear_keep_alive(b"timeout=5");
     let limited = key(&upstream, &in_use);
-    drop(in_use);
+    drop((upstream, in_use));
     assert_eq!(closing(&mut retired), [keys[0], limited].into());
     assert!(retired[0].is_over());
+}
+
+#[tokio::test]
+async fn what_is_retired_is_looked_at_for_as_long_as_somebody_may_come() {
+    let (_dir, resolver) = knows("").await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let terms = Terms { protocol, ..terms(&["127.0.0.1:80"]) };
+        let upstream = upstream("hello", terms, &resolver).await;
+        let mut retired = upstream.retire();
+        for _ in 0..3 {
+            assert!(closing(&mut retired).is_empty() && !retired[0].is_over(), "{protocol:?}");
+        }
+
+        let late = upstream.lease(Instant::now()).unwrap();
+        let key = key(&upstream, &late);
+        closing(&mut retired);
+        drop((upstream, late));
+        let mut rounds = Vec::new();
+        while !retired[0].is_over() {
+            rounds.push(closing(&mut retired));
+        }
+        assert!(
+            (1..4).contains(&rounds.len()) && rounds.iter().any(|keys| keys.contains(&key)),
+            "{protocol:?}: {rounds:?}"
+        );
+        assert!(closing(&mut retired).is_empty(), "{protocol:?}");
+    }
 }
 
 #[tokio::test]
@@ -222,27 +255,51 @@ async fn what_is_retired_of_http2_is_looked_for_until_the_last_lease() {
     let (_dir, resolver) = knows("").await;
     let terms = Terms { protocol: Protocol::Http2, ..terms(&["127.0.0.1:80"]) };
     let upstream = upstream("hello", terms, &resolver).await;
-    let lease = upstream.lease().unwrap();
+    let lease = upstream.lease(Instant::now()).unwrap();
     let mut retired = upstream.retire();
     let keys = HashSet::from([key(&upstream, &lease)]);
     drop(upstream);
-    for _ in 0..2 {
+    for _ in 0..3 {
         assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, false));
     }
     drop(lease);
+    assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, false));
     assert_eq!((&closing(&mut retired), retired[0].is_over()), (&keys, true));
+}
+
+#[tokio::test]
+async fn an_address_that_is_found_late_is_retired_too() {
+    let (dir, resolver) = knows("127.0.0.1 fn.test\n").await;
+    let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
+    assert_eq!((upstream.retire().len(), upstream.retire().len()), (1, 0));
+
+    std::fs::write(dir.path().join("hosts"), "127.0.0.1 fn.test\n127.0.0.2 fn.test\n").unwrap();
+    resolver.refresh();
+    let found = SocketAddr::from(([127, 0, 0, 2], 80));
+    let late = loop {
+        match upstream.lease(Instant::now()).unwrap() {
+            late if late.address() == found => break late,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    let late_key = key(&upstream, &late);
+    drop(late);
+
+    let mut retired = upstream.retire();
+    assert_eq!(closing(&mut retired), [late_key].into());
+    assert!(upstream.retire().is_empty() && upstream.departed().is_empty());
 }
 
 #[tokio::test]
 async fn an_address_that_a_name_has_lost_is_retired_once() {
     let (dir, resolver) = knows("127.0.0.1 fn.test\n").await;
     let upstream = upstream("hello", terms(&["fn.test:80"]), &resolver).await;
-    let old = key(&upstream, &upstream.lease().unwrap());
+    let old = key(&upstream, &upstream.lease(Instant::now()).unwrap());
     assert!(upstream.departed().is_empty());
 
     std::fs::write(dir.path().join("hosts"), "127.0.0.2 fn.test\n").unwrap();
     resolver.refresh();
-    while upstream.lease().unwrap().address() != SocketAddr::from(([127, 0, 0, 2], 80)) {
+    while upstream.lease(Instant::now()).unwrap().address() != SocketAddr::from(([127, 0, 0, 2], 80)) {
         tokio::task::yield_now().await;
     }
 
@@ -255,7 +312,7 @@ async fn requests_of_http2_share_a_connection() {
     let (_dir, resolver) = knows("").await;
     let upstream =
         upstream("hello", Terms { protocol: Protocol::Http2, ..terms(&["127.0.0.1:80"]) }, &resolver).await;
-    let leases: Vec<_> = (0..3).map(|_| upstream.lease().unwrap()).collect();
+    let leases: Vec<_> = (0..3).map(|_| upstream.lease(Instant::now()).unwrap()).collect();
     let keys: HashSet<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
     assert_eq!(keys.len(), 1);
 }
@@ -264,7 +321,7 @@ async fn requests_of_http2_share_a_connection() {
 async fn a_connection_is_given_up_before_the_function_closes_it() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80", "127.0.0.2:80"]), &resolver).await;
-    let (first, other) = (upstream.lease().unwrap(), upstream.lease().unwrap());
+    let (first, other) = (upstream.lease(Instant::now()).unwrap(), upstream.lease(Instant::now()).unwrap());
     let idle = |lease| upstream.peer(lease, Use::Exchange, None).options.idle_timeout;
     let before = key(&upstream, &first);
     let others = key(&upstream, &other);
@@ -286,26 +343,41 @@ async fn a_connection_is_given_up_before_the_function_closes_it() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_too_old_is_not_used_even_where_nobody_sweeps() {
+    let (_dir, resolver) = knows("").await;
+    let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
+    let slot = |idle| upstream.lease(Instant::now() + idle).unwrap().slot.index();
+    let silent = upstream.lease(Instant::now()).unwrap();
+    let now = Instant::now();
+    drop(silent);
+    let second = Duration::from_secs(1);
+    assert_eq!((slot(IDLE - second), slot(IDLE + second)), (Some(0), Some(1)));
+
+    upstream.lease(now).unwrap().hear_keep_alive(b"timeout=5");
+    assert_eq!((slot(3 * second), slot(5 * second)), (Some(0), Some(2)));
+}
+
+#[tokio::test]
 async fn what_is_idle_for_too_long_is_found_under_each_key_it_may_have() {
     let (_dir, resolver) = knows("").await;
     let terms =
         Terms { keepalive: Keepalive::On { idle: Duration::ZERO, pool: 2 }, ..terms(&["127.0.0.1:80"]) };
     let upstream = upstream("hello", terms.clone(), &resolver).await;
     assert!(upstream.stale().is_empty());
-    let leases: Vec<_> = (0..3).map(|_| upstream.lease().unwrap()).collect();
+    let leases: Vec<_> = (0..3).map(|_| upstream.lease(Instant::now()).unwrap()).collect();
     let keys: Vec<_> = leases.iter().map(|lease| key(&upstream, lease)).collect();
     assert!(upstream.stale().is_empty());
     drop(leases);
 
-    let found = |stale: &[Stale]| -> Vec<u64> {
-        stale.iter().flat_map(|stale| &stale.peers).map(Peer::reuse_hash).collect()
-    };
-    let (once, again) = (upstream.stale(), upstream.stale());
-    assert_eq!(found(&once), keys[..2]);
+    let found = upstream.stale();
+    let peers = found.iter().flat_map(|stale| &stale.peers).map(Peer::reuse_hash);
+    assert_eq!(peers.collect::<Vec<_>>(), keys[..2]);
     // The surplus was needed since the look before this, but not any more.
-    assert_eq!(found(&again), keys[2..]);
-    assert!(upstream.stale().is_empty());
-    let held = upstream.lease().unwrap();
+    assert!(upstream.unneeded().is_empty());
+    let surplus = upstream.unneeded();
+    assert_eq!(surplus.iter().map(Peer::reuse_hash).collect::<Vec<_>>(), keys[2..]);
+    assert!(upstream.stale().is_empty() && upstream.unneeded().is_empty());
+    let held = upstream.lease(Instant::now()).unwrap();
     assert_eq!(key(&upstream, &held), keys[2], "the slots are taken by the sweep");
 }
 
@@ -313,7 +385,7 @@ async fn what_is_idle_for_too_long_is_found_under_each_key_it_may_have() {
 async fn no_time_limit_is_longer_than_what_is_left() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
-    let lease = upstream.lease().unwrap();
+    let lease = upstream.lease(Instant::now()).unwrap();
     let left = Duration::from_millis(70);
 
     for purpose in [Use::Exchange, Use::Tunnel] {
@@ -342,7 +414,11 @@ async fn a_name_cannot_lead_where_no_function_may_be() {
         let upstream = upstream(name, terms, &resolver).await;
         assert_eq!(upstream.address_count(), expected.len(), "{name}");
         match expected {
-            [] => assert_eq!(upstream.lease().unwrap_err(), GatewayError::UpstreamResolve, "{name}"),
+            [] => assert_eq!(
+                upstream.lease(Instant::now()).unwrap_err(),
+                GatewayError::UpstreamResolve,
+                "{name}"
+            ),
             _ => assert_eq!(turns(&upstream, expected.len()), expected, "{name}"),
         }
     }
@@ -381,7 +457,7 @@ fn terms(endpoints: &[&str]) -> Terms {
 }
 
 fn turns(upstream: &Upstream, count: usize) -> Vec<String> {
-    (0..count).map(|_| upstream.lease().unwrap().address().to_string()).collect()
+    (0..count).map(|_| upstream.lease(Instant::now()).unwrap().address().to_string()).collect()
 }
 
 /// What Pingora pools by.

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use nix::sys::signal::Signal;
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::harness::*;
 
@@ -132,6 +135,29 @@ async fn a_connection_ends_before_the_function_would_end_it() {
     origin.settles_at(0).await;
 
     assert_eq!(done(&gateway, &Request::get("/fn")).await.text(), "ok");
+    assert_eq!(origin.requests().last().unwrap().connection, 2);
+}
+
+/// As a machine does that is moved: whoever closes what is idle stood still, too.
+#[tokio::test]
+async fn a_connection_that_grew_old_while_the_process_stood_still_is_not_used() {
+    let origin =
+        Origin::http1().reply(|_| Reply::text(200, "ok").header("Keep-Alive", "timeout=2")).start().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+    let mut client = gateway.client().await;
+    for _ in 0..2 {
+        assert_eq!(client.call(&Request::get("/fn")).await.status(), 200);
+        // The connection is back where it is taken from.
+        gateway.counts("fngate_requests_in_flight", &[("route", "hello")], 0.0).await;
+    }
+
+    gateway.signal(Signal::SIGSTOP);
+    // The age of the connection is what this is about.
+    sleep(Duration::from_millis(1_200)).await;
+    client.start(&Request::get("/fn")).await;
+    gateway.signal(Signal::SIGCONT);
+
+    assert_eq!(client.response("GET").await.status(), 200);
     assert_eq!(origin.requests().last().unwrap().connection, 2);
 }
 

@@ -313,6 +313,30 @@ async fn a_connection_in_use_is_closed_when_its_request_has_ended() {
     }
 }
 
+/// The rest of its body comes after the reload, and only then is a connection chosen for it.
+#[tokio::test]
+async fn a_request_from_before_leaves_no_connection_behind() {
+    let origin = Origin::http1().reply(|_| Reply::json(&json!({}))).start().await;
+    let action = ACTION.replace("$URL", &origin.url());
+    let yaml = |timeout: u32| route("/fn", &action.replace("$KEYS", &format!("timeout: {timeout}")));
+    let gateway = Gateway::start(&yaml(5000)).await;
+    let mut client = gateway.client().await;
+    let head = "POST /fn HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
+    client.send(format!("{head}\r\n{{")).await;
+    gateway.counts("fngate_requests_in_flight", &[("route", "hello")], 1.0).await;
+    gateway.get("/fn").await;
+    assert_eq!(origin.open(), 1);
+
+    assert!(gateway.reload(&yaml(6000)).await);
+    // What was kept is closed.
+    origin.settles_at(0).await;
+    client.send("}").await;
+    assert_eq!(client.response("POST").await.status(), 200);
+
+    assert_eq!(origin.accepted(), 2);
+    origin.settles_at(0).await;
+}
+
 #[tokio::test]
 async fn limits_and_trust_change_with_the_routes() {
     let origin = Origin::echo().await;

@@ -74,6 +74,23 @@ async fn a_request_in_flight_is_answered_first() {
 }
 
 #[tokio::test]
+async fn idle_connections_end_in_their_time_until_it_ends() {
+    let origin = Origin::echo().await;
+    let target = openfunction(&origin, "keepalive_timeout: 1000");
+    let gateway = Gateway::start(&format!("drain_delay: 60s\n{}", route("/fn", &target))).await;
+    gateway.signal(Signal::SIGTERM);
+    eventually("the gateway to be no longer ready", PATIENCE, async || {
+        (gateway.admin_get("/readyz").await.status() == 503).then_some(())
+    })
+    .await;
+
+    assert_eq!(gateway.get("/fn").await.status(), 200);
+
+    assert_eq!(origin.accepted(), 1);
+    origin.settles_at(0).await;
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_is_told_so_after_the_grace() {
     let (origin, _never) = held().await;
     for target in [

@@ -663,6 +663,14 @@ mod attributes {
                 "openfunction.keepalive_pool: 0 is out of range",
             ],
         );
+        refused(
+            "openfunction: { function_uri: 'http://127.0.0.1/', keepalive_pool: 4097, deadline: 0, sni: '-' }",
+            &[
+                "openfunction.keepalive_pool: `keepalive_pool` is 4097",
+                "openfunction.deadline: `deadline` is 0 ms",
+                "openfunction.sni: `-` is not a name for SNI",
+            ],
+        );
         accepted(
             "openfunction: { function_uri: 'http://127.0.0.1/', timeout: 100, keepalive_timeout: 1000, keepalive_pool: 1 }",
             "no errors",

@@ -149,14 +149,14 @@ impl App<'_> {
     }
 
     fn is_named(self, call: &Call<'_>, authority: &str) -> bool {
-        let authority = without_port(authority);
-        let is = |name: &str| without_port(name).eq_ignore_ascii_case(authority);
+        let authority = without_default_port(authority);
+        let is = |name: &str| without_default_port(name).eq_ignore_ascii_case(authority);
         // Apps that believe X-Forwarded-Host write with the client's words, though not with the route's path.
         if is(self.host) || is(self.origin) || is(call.origin.authority) {
             return true;
         }
         // Some write with the name that Azure gave them, also when they were called by a domain of their own.
-        is_default_name(authority) && !is_default_name(without_port(self.host))
+        is_default_name(authority) && !is_default_name(without_default_port(self.host))
     }
 }
 
@@ -211,7 +211,7 @@ fn is_sendable(code: &str) -> bool {
 }
 
 /// The scheme's own port may or may not be written.
-fn without_port(authority: &str) -> &str {
+fn without_default_port(authority: &str) -> &str {
     [":443", ":80"].iter().find_map(|port| authority.strip_suffix(port)).unwrap_or(authority)
 }
 

@@ -31,7 +31,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::answer::Asked;
-use super::connection::{self, Base, Defaults, held_limit, held_response};
+use super::connection::{self, Base, Defaults, given, held_limit, held_response};
 use super::envelope::JSON;
 use super::head::{Host, basic_authorization, target_uri};
 use super::template::{Name, Names, Parameters, Route};
@@ -39,6 +39,7 @@ use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Sought, 
 use crate::diag::{Invalid, Scope};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
+use crate::upstream::Terms;
 use crate::uri::{encode_segment, push_suffix};
 use crate::values::{RawSecret, Secret, TargetUri, Written};
 
@@ -104,6 +105,22 @@ struct ActionPath {
 }
 
 impl ActionPath {
+    /// `base` is the API's own path; of `namespace` every escape is made.
+    fn new(
+        base: String,
+        namespace: &str,
+        package: Option<Name>,
+        action: Name,
+        asked: Asked,
+        timeout: Duration,
+    ) -> Self {
+        let mut before = base;
+        push_suffix(&format!("api/v1/namespaces/{namespace}/actions/"), &mut before);
+        let (result, timeout) = (asked == Asked::Result, timeout.as_millis());
+        let query = format!("?blocking=true&result={result}&timeout={timeout}");
+        ActionPath { before, package, action, query }
+    }
+
     fn is_constant(&self) -> bool {
         self.package.iter().chain([&self.action]).all(|name| name.constant().is_some())
     }
@@ -196,20 +213,12 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     let names = Names::compile(route, allow, scope)?;
 
     let api = scope.key("api_host").accept(TargetUri::of_api(&api_host, "https://whisk.example.com"));
-    let token = secrets::resolve(service_token, &scope.key("service_token"));
-    if let Some(token) = &token {
-        // OpenWhisk answers 401 to every call with such a token, and does not say why.
-        let hint = "`uuid:key`, as `wsk property get --auth` prints it";
-        secrets::warn_without_colon(token, hint, &scope.key("service_token"));
-    }
+    let token = compile_token(service_token, &scope.key("service_token"));
     let namespace =
         scope.key("namespace").accept(check_name(&namespace)).map(|()| encode_segment(&namespace));
     let name = |key: &str, text: &str| Name::compile(text, check_name, &names, &scope.key(key));
     let action = name("action", &action);
-    let package = match package {
-        None => Some(None),
-        Some(package) => name("package", &package).map(Some),
-    };
+    let package = given(package, |package| name("package", &package));
     let response = held_response(max_resp_body_size, DEFAULT_BODY, &scope.key("max_resp_body_size"));
     let base = api.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let credential = token.as_ref().map(Secret::identity);
@@ -217,35 +226,22 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         connection::compile(connection, base, DEFAULTS, &names, scope)?.with_credential(credential);
 
     let api = api?;
-    if connection.terms.exposed().is_some() {
-        scope.key("api_host").warn(
-            "the openwhisk `api_host` has no TLS: the service token can be read on its way",
-            format!("`https://{}`, if the API can be reached like that", api.origin.host),
-        );
-    }
+    warn_without_tls(&connection.terms, &api, scope);
     let request = held_limit(connection.max_request, DEFAULT_BODY, &scope.key("max_req_body_size"));
 
     let asked = if result.unwrap_or(true) { Asked::Result } else { Asked::Record };
-    let mut before = api.path;
-    push_suffix(&format!("api/v1/namespaces/{}/actions/", namespace?), &mut before);
-    let target = ActionPath {
-        before,
-        package: package?,
-        action: action?,
-        query: format!(
-            "?blocking=true&result={}&timeout={}",
-            asked == Asked::Result,
-            connection.timeout.as_millis()
-        ),
-    };
+    let path = ActionPath::new(api.path, &namespace?, package?, action?, asked, connection.timeout);
     let Host::Fixed(host) = &connection.host else {
         scope.key("host").reject("the API is one host, whatever the action: `host` takes no parameter");
         return None;
     };
-    let path = if target.is_constant() { target.fill(Parameters::default()).ok()? } else { "/".to_owned() };
+    let (target, path) = match path.is_constant() {
+        true => (path.fill(Parameters::default()).ok()?, None),
+        false => ("/".to_owned(), Some(path)),
+    };
     let compiled = Action {
-        head: Box::new(scope.accept(build_head(&path, host, &token?))?),
-        target: (!target.is_constant()).then_some(target),
+        head: Box::new(scope.accept(build_head(&target, host, &token?))?),
+        target: path,
         input: match input {
             Some(RawInput::Web) => Input::Web,
             Some(RawInput::Body) | None => Input::Body,
@@ -261,6 +257,22 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
         max_request: None,
         credentials: None,
     })
+}
+
+fn compile_token(raw: RawSecret, scope: &Scope<'_>) -> Option<Secret> {
+    let token = secrets::resolve(raw, scope)?;
+    // OpenWhisk answers 401 to every call with such a token, and does not say why.
+    secrets::warn_without_colon(&token, "`uuid:key`, as `wsk property get --auth` prints it", scope);
+    Some(token)
+}
+
+fn warn_without_tls(terms: &Terms, api: &TargetUri, scope: &Scope<'_>) {
+    if terms.exposed().is_some() {
+        scope.key("api_host").warn(
+            "the openwhisk `api_host` has no TLS: the service token can be read on its way",
+            format!("`https://{}`, if the API can be reached like that", api.origin.host),
+        );
+    }
 }
 
 /// OpenWhisk's own rule for names of namespaces, packages and actions.
