@@ -575,7 +575,8 @@ async fn a_body_that_stalls_is_given_up() {
 #[tokio::test]
 async fn the_time_of_a_client_is_not_the_functions() {
     let again = "retry: { on: [ timeout ], methods: any }";
-    for (http2, policy) in [("off", ""), ("off", again), ("on", ""), ("on", again)] {
+    let cases = [("off", ""), ("off", again), ("on", ""), ("on", again)];
+    join_all(cases.map(|(http2, policy)| async move {
         let origin = if http2 == "on" { Origin::http2() } else { Origin::http1() }.echo().start().await;
         let target = format!("http: {{ url: '{}/', timeout: 2s, http2: '{http2}' }}", origin.url());
         let yaml = route("/fn", &target).replacen("    target:", &format!("    {policy}\n    target:"), 1);
@@ -597,7 +598,8 @@ async fn the_time_of_a_client_is_not_the_functions() {
         assert_eq!((answer.status(), code.as_str()), (408, "request_timeout"), "{http2} {policy}");
         let line = gateway.access_log(2).await.remove(1);
         assert_eq!((&line["status"], &line["attempts"]), (&408.into(), &1.into()), "{http2} {policy}");
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
