@@ -1,7 +1,8 @@
-//! What metrics are made of: levels that go up and down, and counters by status.
+//! What metrics are made of: levels that go up and down, counters by status, histograms, and copies of them for each thread.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// A level that goes up and down.
 #[derive(Default)]
@@ -76,9 +77,106 @@ impl ByStatus {
     }
 }
 
+/// How many durations were within each of some bounds.
+pub(super) struct Histogram<const N: usize> {
+    /// In tenths of microseconds: years of a thousand requests at a time, and exact enough for the shortest bound.
+    sum: AtomicU64,
+    within: [AtomicU64; N],
+    beyond: AtomicU64,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Histogram {
+            sum: AtomicU64::new(0),
+            within: std::array::from_fn(|_| AtomicU64::new(0)),
+            beyond: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    /// `bounds` are in seconds, and ascend.
+    pub(super) fn observe(&self, bounds: &[f64; N], took: Duration) {
+        let seconds = took.as_secs_f64();
+        let place = bounds.iter().position(|bound| seconds <= *bound);
+        place.map_or(&self.beyond, |place| &self.within[place]).fetch_add(1, Relaxed);
+        self.sum.fetch_add(u64::try_from(took.as_nanos() / 100).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Takes in what another one has seen.
+    pub(super) fn add(&self, other: &Self) {
+        let pairs = self.within.iter().zip(&other.within);
+        for (own, other) in pairs.chain([(&self.beyond, &other.beyond), (&self.sum, &other.sum)]) {
+            own.fetch_add(other.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// The sum in seconds, how many lay within each bound or a lower one, and how many there were.
+    pub(super) fn seen(&self) -> (f64, [u64; N], u64) {
+        let mut total = 0;
+        let within = self.within.each_ref().map(|count| {
+            total += count.load(Relaxed);
+            total
+        });
+        (self.sum.load(Relaxed) as f64 / 1e7, within, total + self.beyond.load(Relaxed))
+    }
+}
+
+/// A copy for each of a few threads, so that those who count at the same time do not wait for each other's cache lines. It comes into
+/// being when its thread counts for the first time.
+pub(super) struct PerThread<T>([OnceLock<Box<T>>; COPIES]);
+
+impl<T> Default for PerThread<T> {
+    fn default() -> Self {
+        PerThread([const { OnceLock::new() }; COPIES])
+    }
+}
+
+impl<T: Default> PerThread<T> {
+    pub(super) fn own(&self) -> &T {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local!(static COPY: usize = THREADS.fetch_add(1, Relaxed) % COPIES);
+        COPY.with(|copy| self.0[*copy].get_or_init(Box::default))
+    }
+
+    pub(super) fn each(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(OnceLock::get).map(|copy| &**copy)
+    }
+}
+
+/// More threads share them.
+const COPIES: usize = 8;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_counts_within_its_bound_and_all_above() {
+        let (one, other) = (Histogram::default(), Histogram::default());
+        let bounds = [0.001, 0.01];
+        for micros in [0, 1000, 1001] {
+            one.observe(&bounds, Duration::from_micros(micros));
+        }
+        other.observe(&bounds, Duration::from_secs(2));
+
+        one.add(&other);
+
+        assert_eq!(one.seen(), (2.002001, [2, 3], 4));
+    }
+
+    #[test]
+    fn each_thread_counts_and_nothing_is_lost() {
+        let counts = PerThread::<AtomicU64>::default();
+        std::thread::scope(|scope| {
+            for _ in 0..2 * COPIES {
+                scope.spawn(|| counts.own().fetch_add(1, Relaxed));
+            }
+        });
+        let all: u64 = counts.each().map(|count| count.load(Relaxed)).sum();
+        assert_eq!(all, 2 * COPIES as u64);
+    }
 
     #[test]
     fn a_level_falls_when_it_is_let_go() {

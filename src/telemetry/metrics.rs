@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use prometheus::TEXT_FORMAT;
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounter, Opts, Registry, TextEncoder};
 
 use super::route_metrics::{self, RouteFamily, RouteMetrics};
@@ -180,6 +180,29 @@ impl Family {
         gauge.set_value(value as f64);
         let mut metric = Metric::from_label(self.pairs(labels));
         metric.set_gauge(gauge);
+        metric
+    }
+
+    /// `within` are the bounds, and how many lay within each of them.
+    pub(super) fn histogram(
+        &self,
+        labels: &[&str],
+        within: impl Iterator<Item = (f64, u64)>,
+        sum: f64,
+        count: u64,
+    ) -> Metric {
+        let buckets = within.map(|(bound, count)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_sum(sum);
+        histogram.set_sample_count(count);
+        let mut metric = Metric::from_label(self.pairs(labels));
+        metric.set_histogram(histogram);
         metric
     }
 

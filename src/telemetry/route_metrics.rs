@@ -6,11 +6,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use prometheus::core::Metric as _;
 use prometheus::proto::{Metric, MetricType};
-use prometheus::{Histogram, HistogramOpts};
 
-use super::counters::{ByStatus, Held, Level};
+use super::counters::{ByStatus, Held, Histogram, Level, PerThread};
 use super::metrics::Family;
 
 pub struct RouteMetrics {
@@ -23,19 +21,27 @@ pub struct RouteMetrics {
     retries: [AtomicU64; Retry::ALL.len()],
     cold_starts: AtomicU64,
     dialled: AtomicU64,
-    reused: AtomicU64,
-    request_bytes: AtomicU64,
-    response_bytes: AtomicU64,
     in_flight: Level,
     queued: Level,
     connections_open: Level,
-    duration: Histogram,
-    overhead: Histogram,
-    connect: Histogram,
-    first_byte: Histogram,
-    cold_start_hold: Histogram,
-    queue: Histogram,
+    connect: Histogram<{ CONNECT_BUCKETS.len() }>,
+    cold_start_hold: Calls,
+    queue: Calls,
+    busy: PerThread<Busy>,
 }
+
+/// What every request counts.
+#[derive(Default)]
+struct Busy {
+    duration: Calls,
+    overhead: Histogram<{ OVERHEAD_BUCKETS.len() }>,
+    first_byte: Calls,
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+    reused: AtomicU64,
+}
+
+type Calls = Histogram<{ CALL_BUCKETS.len() }>;
 
 /// Why a request was sent once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,11 +76,6 @@ pub struct End<'a> {
 
 impl RouteMetrics {
     pub(super) fn new(name: &str, platform: &str) -> Self {
-        let histogram = |family: &Family, buckets: &[f64]| {
-            let opts =
-                HistogramOpts::from(family.opts().const_label("route", name)).buckets(buckets.to_vec());
-            Histogram::with_opts(opts).expect("names and buckets are fixed and valid")
-        };
         RouteMetrics {
             name: name.to_owned(),
             platform: platform.to_owned(),
@@ -83,18 +84,13 @@ impl RouteMetrics {
             retries: Default::default(),
             cold_starts: AtomicU64::default(),
             dialled: AtomicU64::default(),
-            reused: AtomicU64::default(),
-            request_bytes: AtomicU64::default(),
-            response_bytes: AtomicU64::default(),
             in_flight: Level::default(),
             queued: Level::default(),
             connections_open: Level::default(),
-            duration: histogram(&DURATION, &CALL_BUCKETS),
-            overhead: histogram(&OVERHEAD, &OVERHEAD_BUCKETS),
-            connect: histogram(&CONNECT, &CONNECT_BUCKETS),
-            first_byte: histogram(&FIRST_BYTE, &CALL_BUCKETS),
-            cold_start_hold: histogram(&COLD_START_HOLD, &CALL_BUCKETS),
-            queue: histogram(&QUEUE, &CALL_BUCKETS),
+            connect: Histogram::default(),
+            cold_start_hold: Calls::default(),
+            queue: Calls::default(),
+            busy: PerThread::default(),
         }
     }
 
@@ -118,16 +114,17 @@ impl RouteMetrics {
 
     /// How long a request waited for one of the route's places, whether it got it or not.
     pub fn queued(&self, waited: Duration) {
-        self.queue.observe(waited.as_secs_f64());
+        self.queue.observe(&CALL_BUCKETS, waited);
     }
 
     /// Once for every request, however it ended.
     pub fn end(&self, end: &End<'_>) {
         self.requests[method_index(end.method)].add(end.status);
-        self.duration.observe(end.total.as_secs_f64());
-        self.overhead.observe(end.overhead.as_secs_f64());
-        self.request_bytes.fetch_add(end.request_bytes, Relaxed);
-        self.response_bytes.fetch_add(end.response_bytes, Relaxed);
+        let busy = self.busy.own();
+        busy.duration.observe(&CALL_BUCKETS, end.total);
+        busy.overhead.observe(&OVERHEAD_BUCKETS, end.overhead);
+        busy.request_bytes.fetch_add(end.request_bytes, Relaxed);
+        busy.response_bytes.fetch_add(end.response_bytes, Relaxed);
     }
 
     /// `code` is the word of a reason; of another word nothing is counted.
@@ -149,18 +146,18 @@ impl RouteMetrics {
 
     /// How long a request waited for the function to come up.
     pub fn held_cold(&self, waited: Duration) {
-        self.cold_start_hold.observe(waited.as_secs_f64());
+        self.cold_start_hold.observe(&CALL_BUCKETS, waited);
     }
 
     /// A new connection was made, with TLS where that belongs to it.
     pub fn dialled(&self, took: Duration) {
         self.dialled.fetch_add(1, Relaxed);
-        self.connect.observe(took.as_secs_f64());
+        self.connect.observe(&CONNECT_BUCKETS, took);
     }
 
     /// A connection from the pool was taken.
     pub fn reused(&self) {
-        self.reused.fetch_add(1, Relaxed);
+        self.busy.own().reused.fetch_add(1, Relaxed);
     }
 
     pub fn connection_opened(&self) {
@@ -173,7 +170,11 @@ impl RouteMetrics {
 
     /// From the request's departure to the first byte of the function's answer.
     pub fn first_byte(&self, took: Duration) {
-        self.first_byte.observe(took.as_secs_f64());
+        self.busy.own().first_byte.observe(&CALL_BUCKETS, took);
+    }
+
+    fn sum(&self, counter: impl Fn(&Busy) -> &AtomicU64) -> u64 {
+        self.busy.each().map(|busy| counter(busy).load(Relaxed)).sum()
     }
 
     fn collect_requests(&self, family: &Family, into: &mut Vec<Metric>) {
@@ -218,10 +219,19 @@ fn method_index(method: &str) -> usize {
     METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
 }
 
-/// A histogram that has seen nothing is left out: they are most of what an idle route would show.
-fn collect_seen(histogram: &Histogram, into: &mut Vec<Metric>) {
-    if histogram.get_sample_count() > 0 {
-        into.push(histogram.metric());
+/// Adds the histogram that these make together. One that has seen nothing is left out: they are most of what an idle route would show.
+fn collect_seen<'h, const N: usize>(
+    route: &RouteMetrics,
+    family: &Family,
+    bounds: &[f64; N],
+    copies: impl Iterator<Item = &'h Histogram<N>>,
+    into: &mut Vec<Metric>,
+) {
+    let all = Histogram::default();
+    copies.for_each(|copy| all.add(copy));
+    let (sum, within, count) = all.seen();
+    if count > 0 {
+        into.push(family.histogram(&[&route.name], bounds.iter().copied().zip(within), sum, count));
     }
 }
 
@@ -328,7 +338,7 @@ pub(super) static FAMILIES: [RouteFamily; 16] = [
         },
         collect: |route, family, into| {
             into.push(family.counter(&[&route.name, "dialled"], route.dialled.load(Relaxed)));
-            into.push(family.counter(&[&route.name, "reused"], route.reused.load(Relaxed)));
+            into.push(family.counter(&[&route.name, "reused"], route.sum(|busy| &busy.reused)));
         },
     },
     RouteFamily {
@@ -372,7 +382,7 @@ pub(super) static FAMILIES: [RouteFamily; 16] = [
             series: 1,
         },
         collect: |route, family, into| {
-            into.push(family.counter(&[&route.name], route.request_bytes.load(Relaxed)));
+            into.push(family.counter(&[&route.name], route.sum(|busy| &busy.request_bytes)));
         },
     },
     RouteFamily {
@@ -384,7 +394,7 @@ pub(super) static FAMILIES: [RouteFamily; 16] = [
             series: 1,
         },
         collect: |route, family, into| {
-            into.push(family.counter(&[&route.name], route.response_bytes.load(Relaxed)));
+            into.push(family.counter(&[&route.name], route.sum(|busy| &busy.response_bytes)));
         },
     },
     RouteFamily {
@@ -399,15 +409,45 @@ pub(super) static FAMILIES: [RouteFamily; 16] = [
             into.push(family.counter(&[&route.name], route.cold_starts.load(Relaxed)));
         },
     },
-    RouteFamily { family: DURATION, collect: |route, _, into| collect_seen(&route.duration, into) },
-    RouteFamily { family: OVERHEAD, collect: |route, _, into| collect_seen(&route.overhead, into) },
-    RouteFamily { family: CONNECT, collect: |route, _, into| collect_seen(&route.connect, into) },
-    RouteFamily { family: FIRST_BYTE, collect: |route, _, into| collect_seen(&route.first_byte, into) },
+    RouteFamily {
+        family: DURATION,
+        collect: |route, family, into| {
+            let copies = route.busy.each().map(|busy| &busy.duration);
+            collect_seen(route, family, &CALL_BUCKETS, copies, into);
+        },
+    },
+    RouteFamily {
+        family: OVERHEAD,
+        collect: |route, family, into| {
+            let copies = route.busy.each().map(|busy| &busy.overhead);
+            collect_seen(route, family, &OVERHEAD_BUCKETS, copies, into);
+        },
+    },
+    RouteFamily {
+        family: CONNECT,
+        collect: |route, family, into| {
+            collect_seen(route, family, &CONNECT_BUCKETS, [&route.connect].into_iter(), into);
+        },
+    },
+    RouteFamily {
+        family: FIRST_BYTE,
+        collect: |route, family, into| {
+            let copies = route.busy.each().map(|busy| &busy.first_byte);
+            collect_seen(route, family, &CALL_BUCKETS, copies, into);
+        },
+    },
     RouteFamily {
         family: COLD_START_HOLD,
-        collect: |route, _, into| collect_seen(&route.cold_start_hold, into),
+        collect: |route, family, into| {
+            collect_seen(route, family, &CALL_BUCKETS, [&route.cold_start_hold].into_iter(), into);
+        },
     },
-    RouteFamily { family: QUEUE, collect: |route, _, into| collect_seen(&route.queue, into) },
+    RouteFamily {
+        family: QUEUE,
+        collect: |route, family, into| {
+            collect_seen(route, family, &CALL_BUCKETS, [&route.queue].into_iter(), into);
+        },
+    },
 ];
 
 pub(super) struct RouteFamily {
