@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 /// One timer per connection. It is set anew only when a deadline comes nearer than it stands; when it goes off too early, it
@@ -24,8 +25,9 @@ impl Alarm {
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
         }
-        self.sleeper = Some(cx.waker().clone());
         loop {
+            // Whom tokio sends back for the sake of other tasks does not sleep yet.
+            self.sleeper = coop::has_budget_remaining().then(|| cx.waker().clone());
             ready!(sleep.as_mut().poll(cx));
             if sleep.deadline() >= at {
                 return Poll::Ready(());

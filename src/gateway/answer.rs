@@ -68,7 +68,7 @@ pub(super) fn expect_body(session: &Session, ctx: &RequestCtx) {
 /// Lets the guard know of a piece of the body until the function has taken it. HTTP/2 has a window for that, which a write waits for.
 pub(super) fn lend(session: &Session, ctx: &RequestCtx, piece: &mut Bytes) {
     let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
-    if function.upstream.terms().protocol == Protocol::Http1 && purpose(session) == Use::Exchange {
+    if ctx.upstream.protocol == Protocol::Http1 && purpose(session) == Use::Exchange {
         // A write is given up by Pingora, after the time-out, to look at what the function may have said instead of reading on.
         let longest = ctx.upstream.is_guarded.then(|| function.upstream.terms().timeout + BREATH);
         *piece = guard.lend(std::mem::take(piece), longest);
@@ -78,11 +78,10 @@ pub(super) fn lend(session: &Session, ctx: &RequestCtx, piece: &mut Bytes) {
 /// Bounds the wait for the function's whole head. Pingora's time-out starts anew with each byte of it.
 pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
     let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
-    if purpose(session) == Use::Tunnel {
-        return;
-    }
-    // Where Pingora's own time-out counts as well, it comes first in the plain case, after which there may be another attempt.
-    let breath = if ctx.upstream.is_guarded { Duration::ZERO } else { BREATH };
+    // Where Pingora's own time-out counts as well, it comes first in the plain case, after which there may be another attempt. Before a
+    // tunnel it does not: there it is the one for both sides' silence.
+    let is_alone = ctx.upstream.is_guarded || purpose(session) == Use::Tunnel;
+    let breath = if is_alone { Duration::ZERO } else { BREATH };
     let whole = function.upstream.terms().timeout + breath;
     let left = ctx.remaining().ok().flatten().map_or(whole, |left| whole.min(left));
     guard.expire(Some(tokio::time::Instant::from_std(from) + left), None);

@@ -24,7 +24,7 @@ use crate::policy::bulkhead::Place;
 use crate::routing::Captures;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Held, RouteMetrics};
-use crate::upstream::{Lease, Upstream, Use};
+use crate::upstream::{Lease, Protocol, Upstream, Use};
 use crate::values::Scheme;
 
 pub struct RequestCtx {
@@ -99,6 +99,8 @@ pub(super) struct Attempts {
     pub(super) turn: Turn,
     /// The guard bounds how long the function may be silent, in Pingora's place.
     pub(super) is_guarded: bool,
+    /// What the connection speaks, once there is one: a function may know no more than HTTP/1.
+    pub(super) protocol: Protocol,
     /// 1xx answers of the current attempt.
     pub(super) interim: u32,
     /// When the function's answer was complete, or the attempt failed.

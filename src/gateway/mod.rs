@@ -199,6 +199,7 @@ impl ProxyHttp for Gateway {
         forward::rewrite(session, req, ctx).map_err(|error| ours(ctx, error))?;
         // What HTTP/2 fails to write after this may be the end of the body.
         ctx.upstream.head_is_out = req.version == http::Version::HTTP_2;
+        ctx.upstream.protocol = if ctx.upstream.head_is_out { Protocol::Http2 } else { Protocol::Http1 };
         Ok(())
     }
 

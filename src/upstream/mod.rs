@@ -81,8 +81,9 @@ pub enum Keepalive {
     On { idle: Duration, pool: u32 },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Protocol {
+    #[default]
     Http1,
     /// By ALPN over TLS, by prior knowledge without.
     Http2,

@@ -344,6 +344,34 @@ async fn a_tunnel_that_breaks_is_cut_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_function_that_does_not_say_whether_it_upgrades_is_late() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.peer_closed().await }).start().await;
+    let gateway = Gateway::start(&route("/chat", &openfunction(&origin, "timeout: 500"))).await;
+    let mut client = gateway.client().await;
+
+    client.send("GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+
+    let answer = client.response("GET").await;
+    assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"));
+}
+
+/// Once there is a tunnel, both sides may be silent.
+#[tokio::test]
+async fn a_tunnel_outlives_the_time_for_its_beginning() {
+    let origin =
+        Origin::http1().script(|mut exchange| async move { exchange.websocket_echo().await }).start().await;
+    let gateway = Gateway::start(&route("/chat", &openfunction(&origin, "timeout: 500"))).await;
+    let mut client = gateway.client().await;
+    let mut socket = client.websocket("/chat").await;
+
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(within("an echo", socket.next()).await.unwrap().unwrap(), Message::text("hello"));
+}
+
+#[tokio::test]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
     let origin = Origin::http1().reply(|_| Reply::text(403, "no sockets here")).start().await;
     let gateway = Gateway::start(&route("/chat", &openfunction(&origin, ""))).await;

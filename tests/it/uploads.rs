@@ -160,6 +160,23 @@ async fn a_function_that_stops_reading_is_late() {
     assert!(log.iter().all(|line| line["dur_ms"].as_f64().unwrap() < 5000.0), "{log:#?}");
 }
 
+/// Whatever it was meant to speak.
+#[tokio::test]
+async fn a_function_that_knows_no_http2_and_stops_reading_is_late() {
+    let ca = Ca::new();
+    let script = |_| tokio::time::sleep(PATIENCE);
+    let origin = Origin::http1().script(script).tls(ca.leaf(&["127.0.0.1"]).server(&[])).start().await;
+    let target =
+        format!("http: {{ url: 'https://{}/', http2: on, timeout: 1000, ssl_verify: false }}", origin.addr());
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+
+    let answer = gateway.post("/fn", vec![b'x'; LARGE]).await;
+
+    assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"));
+    let line = gateway.access_log(1).await.remove(0);
+    assert!(line["dur_ms"].as_f64().unwrap() < 5000.0, "{line}");
+}
+
 #[tokio::test]
 async fn a_function_may_take_a_body_slowly() {
     let origin = Origin::http1()
