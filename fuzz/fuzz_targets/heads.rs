@@ -255,6 +255,10 @@ fn nominated(fields: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
         .collect()
 }
 
+fn is_number(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
+}
+
 /// A number without leading zeros.
 fn plain(mut digits: &[u8]) -> &[u8] {
     while let [b'0', rest @ ..] = digits
@@ -275,12 +279,12 @@ fn read_response(bytes: &[u8]) -> Option<ResponseHeader> {
         return None;
     }
     let status = read.code.filter(|code| (200..=599).contains(code))?;
-    // Pingora takes a length that is said twice, if it is the same.
+    // Pingora takes a length that is said twice, if it is the same, and nothing else than a number.
     let lengths = read.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("content-length"));
     let mut lengths =
         lengths.flat_map(|field| field.value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     let first = lengths.next();
-    if lengths.any(|length| Some(length) != first) {
+    if lengths.any(|length| Some(length) != first) || first.is_some_and(|length| !is_number(length)) {
         return None;
     }
     let mut resp = ResponseHeader::build(status, None).unwrap();
