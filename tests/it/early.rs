@@ -272,7 +272,7 @@ async fn a_function_that_answers_and_stands_still_is_heard_late() {
 /// A server of HTTP/2 says with a reset that it wants no more of the body, which is no fault of its answer.
 #[tokio::test]
 async fn a_function_of_http2_that_answers_early_is_heard() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind(local(free_port())).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let serving = tokio::spawn(async move {
         loop {

@@ -183,7 +183,7 @@ impl Setting {
 /// A service of HTTP/2 by prior knowledge. `Chat` sends back each message as it comes, `Gather` all at the end, `Missing` fails at once. Its address, the heads
 /// it gets, and a word for each `Chat` that the client did not let end.
 async fn service() -> (SocketAddr, mpsc::Receiver<Parts>, mpsc::Receiver<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(local(free_port())).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let ((heads, seen), (cancelled, ended)) = (mpsc::channel(8), mpsc::channel(8));
     tokio::spawn(async move {

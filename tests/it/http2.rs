@@ -722,7 +722,7 @@ async fn an_idle_connection_is_told_that_it_ends() {
 async fn function_of_frames(
     answer: impl FnMut(u32) -> Vec<u8> + Send + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(local(free_port())).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);

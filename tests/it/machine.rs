@@ -1,7 +1,7 @@
 //! What the machine hands to the gateway: sockets that its service manager has bound, names that its resolver knows.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -14,7 +14,7 @@ use crate::harness::*;
 #[tokio::test]
 async fn sockets_are_found_by_their_addresses_in_whatever_order() {
     let origin = Origin::echo().await;
-    let [plain, other, admin] = [port(), port(), port()];
+    let [plain, other, admin] = [free_port(), free_port(), free_port()];
     let yaml = format!(
         "listeners: [ {{ address: '127.0.0.1:{plain}' }}, {{ address: '127.0.0.1:{other}' }} ]\n{}",
         to(&origin)
@@ -35,7 +35,7 @@ async fn a_socket_for_both_families_serves_the_address_of_any() {
         return eprintln!("skipped: this machine has no IPv6");
     }
     let origin = Origin::echo().await;
-    let [plain, admin] = [port(), port()];
+    let [plain, admin] = [free_port(), free_port()];
     let yaml = format!("listeners: [ {{ address: '0.0.0.0:{plain}' }} ]\n{}", to(&origin));
     let gateway = Running::activated(&[format!("[::]:{plain}")], admin, &yaml);
     gateway.is_ready().await;
@@ -46,7 +46,7 @@ async fn a_socket_for_both_families_serves_the_address_of_any() {
 #[tokio::test]
 async fn a_socket_that_nobody_wants_is_a_warning() {
     let origin = Origin::echo().await;
-    let [plain, stray, admin] = [port(), port(), port()];
+    let [plain, stray, admin] = [free_port(), free_port(), free_port()];
     let yaml = format!("listeners: [ {{ address: '127.0.0.1:{plain}' }} ]\n{}", to(&origin));
     let gateway = Running::activated(&[local(stray).to_string(), local(plain).to_string()], admin, &yaml);
     gateway.is_ready().await;
@@ -58,7 +58,7 @@ async fn a_socket_that_nobody_wants_is_a_warning() {
 #[tokio::test]
 async fn a_socket_of_another_kind_is_refused_with_its_number() {
     let origin = Origin::echo().await;
-    let [plain, admin] = [port(), port()];
+    let [plain, admin] = [free_port(), free_port()];
     let yaml = format!("listeners: [ {{ address: '127.0.0.1:{plain}' }} ]\n{}", to(&origin));
     let mut gateway = Running::activated(&[local(plain).to_string(), "unix".to_owned()], admin, &yaml);
 
@@ -78,7 +78,7 @@ async fn names_are_followed_while_it_runs() {
     };
     let (first, second) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2));
     let origin_port = tells_its_address(&[first, second]).await;
-    let [plain, admin] = [port(), port()];
+    let [plain, admin] = [free_port(), free_port()];
     let yaml = format!(
         "listeners: [ {{ address: '127.0.0.1:{plain}' }} ]\n{}",
         route("/fn", &format!("http: {{ url: 'http://fn.test:{origin_port}/' }}"))
@@ -203,10 +203,9 @@ impl Drop for Running {
 
 /// Origins on one port of several addresses; each answers with its address.
 async fn tells_its_address(addresses: &[Ipv4Addr]) -> u16 {
-    let mut port = 0;
+    let port = free_port();
     for address in addresses {
         let listener = tokio::net::TcpListener::bind((*address, port)).await.unwrap();
-        port = listener.local_addr().unwrap().port();
         let text = address.to_string();
         tokio::spawn(async move {
             loop {
@@ -230,15 +229,6 @@ async fn get(port: u16, target: &str) -> Response {
 
 fn to(origin: &Origin) -> String {
     route("/fn", &format!("http: {{ url: '{}/' }}", origin.url()))
-}
-
-fn local(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
-
-/// A port that was free a moment ago.
-fn port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Binds what is asked for, moves it to where sd_listen_fds(3) looks, and becomes the gateway.

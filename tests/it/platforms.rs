@@ -355,7 +355,7 @@ async fn a_node_that_refuses_is_passed_over_whatever_its_weight() {
 #[tokio::test]
 async fn a_node_that_dies_at_the_moment_of_reuse_is_passed_over() {
     let good = answering().await;
-    let mortal = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mortal = TcpListener::bind(local(free_port())).await.unwrap();
     let target = format!(
         "http: {{ nodes: [ {{ address: '{}', weight: 9 }}, {{ address: '{}', weight: 1 }} ] }}",
         mortal.local_addr().unwrap(),

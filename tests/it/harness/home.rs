@@ -1,11 +1,10 @@
 //! Where one gateway lives: a directory with its configuration, and ports that nobody else has.
 
-use std::collections::HashSet;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::sync::{LazyLock, Mutex};
+use std::sync::Mutex;
 
 use tempfile::TempDir;
 
@@ -92,17 +91,25 @@ pub(super) enum Layout {
     ConfigMap,
 }
 
-/// A port that nobody had a moment ago, and that no other gateway of this run gets.
+/// A port that nobody else has, nor gets for as long as this process lives: neither another test, which finds
+/// its number taken by a datagram socket, nor a connection, for which the system picks from a range above.
 pub(crate) fn free_port() -> u16 {
-    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    static KEPT: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     loop {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
+        let port = fastrand::u16(10_000..first_ephemeral_port().max(20_000));
+        let Ok(mark) = UdpSocket::bind(local(port)) else { continue };
+        if TcpListener::bind(local(port)).is_ok() {
+            KEPT.lock().unwrap().push(mark);
             return port;
         }
     }
 }
 
-pub(super) fn local(port: u16) -> SocketAddr {
+fn first_ephemeral_port() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    range.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+pub(crate) fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }

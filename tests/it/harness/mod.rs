@@ -35,7 +35,7 @@ pub(crate) use exchange::{Exchange, Reply};
 pub(crate) use footprint::Footprint;
 pub(crate) use framework::Framework;
 pub(crate) use gateway::{BINARY, Gateway, TLS_LISTENERS};
-pub(crate) use home::free_port;
+pub(crate) use home::{free_port, local};
 pub(crate) use journal::Recorded;
 pub(crate) use moto::{Keys, Moto};
 pub(crate) use names::{NameServer, Zone};

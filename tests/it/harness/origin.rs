@@ -1,7 +1,7 @@
 //! The functions behind the gateway: real servers on loopback that record every byte they get, and that misbehave when
 //! a test tells them to. An origin ends with the test that started it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::exchange::{Exchange, Line, Reply};
+use super::home::{free_port, local};
 use super::journal::{Connection, Greeting, Journal, Recorded};
 use super::wire::{Body, Framing, Head, Io, Wire};
 use super::{Gate, PATIENCE, eventually};
@@ -212,7 +213,7 @@ impl Script {
     }
 
     pub(crate) async fn start(self) -> Origin {
-        self.start_at((Ipv4Addr::LOCALHOST, 0).into()).await
+        self.start_at(local(free_port())).await
     }
 
     /// Listens on a given address, which a test had from an origin that is gone.
