@@ -309,6 +309,11 @@ pub fn did_you_mean<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// A key that may be absent: `None` when what is given is faulty.
+pub fn given<T, U>(raw: Option<T>, compile: impl FnOnce(T) -> Option<U>) -> Option<Option<U>> {
+    raw.map_or(Some(None), |raw| compile(raw).map(Some))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

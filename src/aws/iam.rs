@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Credentials, Lookup, Origin, SigningScope, Source};
-use crate::diag::{Invalid, Scope};
+use crate::diag::{Invalid, Scope, given};
 use crate::secrets;
 use crate::values::RawSecret;
 
@@ -100,10 +100,7 @@ fn keys(
 ) -> Option<Source> {
     let accesskey = secrets::resolve(accesskey, &scope.key("accesskey"));
     let secretkey = secrets::resolve(secretkey, &scope.key("secretkey"));
-    let session_token = match session_token {
-        None => Some(None),
-        Some(token) => secrets::resolve(token, &scope.key("session_token")).map(Some),
-    };
+    let session_token = given(session_token, |token| secrets::resolve(token, &scope.key("session_token")));
     Some(Source::Keys(Credentials::new(&accesskey?, &secretkey?, session_token?.as_ref())))
 }
 

@@ -10,7 +10,7 @@ use http::Method;
 use ipnet::IpNet;
 
 use super::raw;
-use crate::diag::{Invalid, Place, Scope, did_you_mean};
+use crate::diag::{Invalid, Place, Scope, did_you_mean, given};
 use crate::platforms::{self, Target};
 use crate::policy;
 use crate::routing::{self, HostPattern, Matcher, PathPattern};
@@ -139,7 +139,7 @@ fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<
         .map(|(i, host)| hosts_scope.index(i).accept(host.parse::<HostPattern>()))
         .collect();
     let methods_scope = scope.key("methods");
-    let methods = methods.map(|methods| {
+    let methods = given(methods, |methods| {
         let methods: Vec<_> = methods
             .iter()
             .enumerate()
@@ -147,10 +147,6 @@ fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<
             .collect();
         methods.into_iter().collect::<Option<Vec<_>>>()
     });
-    let methods = match methods {
-        Some(methods) => methods.map(Some),
-        None => Some(None),
-    };
     Some(Matcher {
         hosts: hosts.into_iter().collect::<Option<_>>()?,
         path: path?,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::head::Host;
 use super::template::{Names, Template};
-use crate::diag::{Invalid, Scope};
+use crate::diag::{Invalid, Scope, given};
 use crate::upstream::trust::Roots;
 use crate::upstream::{Endpoint, Keepalive, Protocol, Terms, Verify};
 use crate::values::{
@@ -191,11 +191,6 @@ pub fn compile(
             credential: None,
         },
     })
-}
-
-/// A key that may be absent: `None` when what is given is faulty.
-pub fn given<T, U>(raw: Option<T>, compile: impl FnOnce(T) -> Option<U>) -> Option<Option<U>> {
-    raw.map_or(Some(None), |raw| compile(raw).map(Some))
 }
 
 /// How long things may take.

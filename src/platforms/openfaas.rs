@@ -26,7 +26,7 @@ use super::connection::{self, Base, Defaults};
 use super::head::{Host, basic_authorization, bearer_authorization, remove_prefixed, target_uri};
 use super::template::{Allow, Name, Names, Parameters, Route, Template};
 use super::{Call, Compiled, Sought, Streamed, StreamedTarget, Target, Verdict};
-use crate::diag::{Invalid, Scope};
+use crate::diag::{Invalid, Scope, given};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::uri::{push_query, push_suffix};
@@ -248,10 +248,8 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     let uri = TargetUri::of_api(&gateway_uri, "http://gateway.openfaas:8080");
     let uri = scope.key("gateway_uri").accept(uri);
     let function = compile_function(function, namespace.as_deref(), &names, scope);
-    let namespace = match namespace {
-        None => Some(None),
-        Some(text) => Name::compile(&text, check_name, &names, &scope.key("namespace")).map(Some),
-    };
+    let namespace =
+        given(namespace, |text| Name::compile(&text, check_name, &names, &scope.key("namespace")));
     let callback_hosts = compile_hosts(callback_hosts.unwrap_or_default(), &scope.key("callback_hosts"));
     let authorization = compile_authorization(authorization, &scope.key("authorization"));
 

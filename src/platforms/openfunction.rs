@@ -24,7 +24,7 @@ use super::connection::{self, Base, Defaults};
 use super::head::{Host, TargetPath, basic_authorization, cold_marker, read_status};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Readiness, Sought, Streamed, StreamedTarget, Target, Verdict};
-use crate::diag::Scope;
+use crate::diag::{Scope, given};
 use crate::error::GatewayError;
 use crate::secrets;
 use crate::values::{RawSecret, TargetUri, credential_identity};
@@ -90,16 +90,13 @@ pub fn compile(raw: Raw, route: Route<'_>, scope: &Scope<'_>) -> Option<Compiled
     let Raw { function_uri, authorization, allow, connection } = raw;
     let names = Names::compile(route, allow, scope)?;
     let uri = scope.key("function_uri").accept(function_uri.parse::<TargetUri>());
-    let authorization = match authorization.and_then(|RawAuthorization { service_token }| service_token) {
-        None => Some(None),
-        Some(token) => {
-            let scope = scope.key("authorization").key("service_token");
-            secrets::resolve(token, &scope).map(|token| {
-                secrets::warn_without_colon(&token, "`user:password`", &scope);
-                Some(basic_authorization(&token))
-            })
-        }
-    };
+    let token = authorization.and_then(|RawAuthorization { service_token }| service_token);
+    let authorization = given(token, |token| {
+        let scope = scope.key("authorization").key("service_token");
+        let token = secrets::resolve(token, &scope)?;
+        secrets::warn_without_colon(&token, "`user:password`", &scope);
+        Some(basic_authorization(&token))
+    });
     let base = uri.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let connection = connection::compile(connection, base, DEFAULTS, &names, scope)?;
     let credential = authorization.as_ref()?.as_ref().map(|value| credential_identity([value.as_bytes()]));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use self::bulkhead::Bulkhead;
 use self::cold_start::ColdStart;
 use self::retry::{Condition, Retry};
-use crate::diag::Scope;
+use crate::diag::{Scope, given};
 
 /// What a route says about its calls.
 #[derive(Debug, Default)]
@@ -49,17 +49,8 @@ pub fn compile(
     limits: Option<bulkhead::Raw>,
     scope: &Scope<'_>,
 ) -> Option<Policy> {
-    let retry = match retry {
-        Some(raw) => retry::compile(raw, &scope.key("retry")).map(Some),
-        None => Some(None),
-    };
-    let cold_start = match cold_start {
-        Some(raw) => cold_start::compile(raw, &scope.key("cold_start")).map(Some),
-        None => Some(None),
-    };
-    let bulkhead = match limits {
-        Some(raw) => bulkhead::compile(raw, &scope.key("limits")).map(Some),
-        None => Some(None),
-    };
+    let retry = given(retry, |raw| retry::compile(raw, &scope.key("retry")));
+    let cold_start = given(cold_start, |raw| cold_start::compile(raw, &scope.key("cold_start")));
+    let bulkhead = given(limits, |raw| bulkhead::compile(raw, &scope.key("limits")));
     Some(Policy { retry: retry?, cold_start: cold_start?, bulkhead: bulkhead? })
 }

@@ -20,7 +20,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{CALL_ID, refusal, warn_without_tls};
 use crate::aws::{SigningScope, iam, sign, strip_reserved};
-use crate::diag::{Invalid, Scope};
+use crate::diag::{Invalid, Scope, given};
 use crate::error::{GatewayError, Reported};
 use crate::platforms::connection::{self, Base, Defaults, held_limit};
 use crate::platforms::head::{Host, Prefer, TargetPath, strip_hop_by_hop};
@@ -161,17 +161,11 @@ pub(super) fn compile(
 ) -> Option<Compiled> {
     let authorization = scope.key("authorization");
     let uri = scope.key("function_uri").accept(uri.parse::<TargetUri>());
-    let apikey = match apikey {
-        None => Some(None),
-        Some(key) => compile_key(key, &authorization.key("apikey")).map(Some),
-    };
-    let iam = match iam {
-        None => Some(None),
-        Some(raw) => {
-            let host = connection.host.as_deref().or(uri.as_ref().map(|uri| uri.origin.host.as_str()));
-            iam::compile(raw, scope_of(host.unwrap_or_default()), &authorization.key("iam")).map(Some)
-        }
-    };
+    let apikey = given(apikey, |key| compile_key(key, &authorization.key("apikey")));
+    let iam = given(iam, |raw| {
+        let host = connection.host.as_deref().or(uri.as_ref().map(|uri| uri.origin.host.as_str()));
+        iam::compile(raw, scope_of(host.unwrap_or_default()), &authorization.key("iam"))
+    });
     let base = uri.as_ref().map(|uri| Base::from_origin(uri.scheme, uri.origin.clone()));
     let connection = connection::compile(connection, base, DEFAULTS, names, scope)?;
     let (apikey, iam) = (apikey?, iam?);

@@ -34,7 +34,7 @@ use super::connection::{self, Base, Defaults};
 use super::head::{Host, Prefer, TargetPath, remove_fields, target_uri};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Readiness, Sought, Streamed, StreamedTarget, Target, Verdict};
-use crate::diag::{Invalid, Scope};
+use crate::diag::{Invalid, Scope, given};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::values::{RawSecret, TargetUri, credential_identity};
@@ -294,10 +294,7 @@ fn compile_authorization(
         }
         return Some((None, scope.accept(Seal::of_this_process())?));
     };
-    let client_id = match clientid {
-        None => Some(None),
-        Some(id) => scope.key("clientid").accept(header_value(&id)).map(Some),
-    };
+    let client_id = given(clientid, |id| scope.key("clientid").accept(header_value(&id)));
     let scope = scope.key("apikey");
     let secret = secrets::resolve(apikey, &scope)?;
     let mut key = scope.accept(header_value(secret.expose()))?;

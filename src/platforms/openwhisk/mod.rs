@@ -31,12 +31,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::answer::Asked;
-use super::connection::{self, Base, Defaults, given, held_limit, held_response};
+use super::connection::{self, Base, Defaults, held_limit, held_response};
 use super::envelope::JSON;
 use super::head::{Host, basic_authorization, target_uri};
 use super::template::{Name, Names, Parameters, Route};
 use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Sought, Target};
-use crate::diag::{Invalid, Scope};
+use crate::diag::{Invalid, Scope, given};
 use crate::error::{GatewayError, Reported};
 use crate::secrets;
 use crate::upstream::Terms;
