@@ -16,7 +16,7 @@ use super::purpose;
 use crate::downstream::{Ends, address_value, authority_is_valid};
 use crate::error::GatewayError;
 use crate::platforms::head::{
-    is_hop_by_hop, looks_like_another, nominated, refuse_look_alikes, remove_fields,
+    HopByHop, is_hop_by_hop, looks_like_another, nominated, refuse_look_alikes, remove_fields,
 };
 use crate::platforms::{Origin, Streamed, Target};
 use crate::upstream::{Keepalive, Use};
@@ -194,8 +194,8 @@ pub fn leave_connection(headers: &mut HeaderMap, purpose: Use) {
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
-    let nominated: Vec<HeaderName> = nominated(headers.get_all(CONNECTION).iter()).collect();
-    remove_fields(headers, |name| is_hop_by_hop(name) || nominated.contains(name));
+    let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
+    remove_fields(headers, |name| hop_by_hop.is_of_connection(name));
     if purpose == Use::Tunnel {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

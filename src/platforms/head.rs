@@ -216,9 +216,12 @@ impl HopByHop {
     }
 
     pub fn contains(&self, name: &HeaderName) -> bool {
-        is_hop_by_hop(name)
-            || matches!(name.as_str(), "content-length" | "expect")
-            || self.nominated.contains(name)
+        self.is_of_connection(name) || matches!(name.as_str(), "content-length" | "expect")
+    }
+
+    /// The same without framing.
+    pub fn is_of_connection(&self, name: &HeaderName) -> bool {
+        is_hop_by_hop(name) || self.nominated.contains(name)
     }
 }
 
