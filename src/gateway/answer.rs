@@ -61,8 +61,7 @@ pub(super) fn expect_body(session: &Session, ctx: &RequestCtx) {
     if function.upstream.terms().protocol == Protocol::Http2 && is_grpc(session.req_header()) {
         guard.converse();
     }
-    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
-    guard.expire(left.map(|left| tokio::time::Instant::now() + left), None);
+    guard.expire(end_of_call(ctx), None);
 }
 
 /// Lets the guard know of a piece of the body until the function has taken it. HTTP/2 has a window for that, which a write waits for.
@@ -91,9 +90,14 @@ pub(super) fn expect_head(session: &Session, ctx: &RequestCtx, from: Instant) {
 pub(super) fn expect_end(session: &Session, ctx: &RequestCtx) {
     let (Some(guard), Some(function)) = (Guard::of(session.as_downstream()), ctx.function()) else { return };
     guard.converse();
-    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO));
     let silence = ctx.upstream.is_guarded.then_some(function.upstream.terms().timeout);
-    guard.expire(left.map(|left| tokio::time::Instant::now() + left), silence);
+    guard.expire(end_of_call(ctx), silence);
+}
+
+/// When the call's deadline is over, if it has one.
+fn end_of_call(ctx: &RequestCtx) -> Option<tokio::time::Instant> {
+    let left = ctx.remaining().unwrap_or(Some(Duration::ZERO))?;
+    Some(tokio::time::Instant::now() + left)
 }
 
 /// Its calls are open on both sides for as long as they last, and the client may be the one who speaks seldom.
