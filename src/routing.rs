@@ -28,6 +28,9 @@ pub struct Matcher {
     pub priority: i32,
 }
 
+/// What no route serves: the one would show a function's credential to the client, the other asks for a tunnel to anywhere.
+pub const UNSERVED: [Method; 2] = [Method::TRACE, Method::CONNECT];
+
 /// What a request matched.
 #[derive(Debug)]
 pub enum Outcome<'t, 'p, T> {

@@ -143,7 +143,17 @@ fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<
         let methods: Vec<_> = methods
             .iter()
             .enumerate()
-            .map(|(i, method)| methods_scope.index(i).accept(parse_method(method)))
+            .map(|(i, method)| {
+                let scope = methods_scope.index(i);
+                let method = scope.accept(parse_method(method))?;
+                if routing::UNSERVED.contains(&method) {
+                    scope.warn(
+                        format!("`{method}` never reaches a function"),
+                        "the gateway answers it with 405",
+                    );
+                }
+                Some(method)
+            })
             .collect();
         methods.into_iter().collect::<Option<Vec<_>>>()
     });

@@ -13,7 +13,7 @@ use super::record::Outline;
 use super::{Gateway, fault};
 use crate::downstream::{self, Upgrade, Wire};
 use crate::error::GatewayError;
-use crate::routing::Outcome;
+use crate::routing::{self, Outcome};
 use crate::snapshot::Snapshot;
 
 impl Gateway {
@@ -35,8 +35,8 @@ impl Gateway {
             }
         }
 
-        if session.req_header().method == Method::TRACE || session.req_header().uri.path() == "*" {
-            // They would show a credential, or belong to no function.
+        let head = session.req_header();
+        if routing::UNSERVED.contains(&head.method) || head.uri.path() == "*" {
             session.set_keepalive(None);
             return Err(GatewayError::MethodNotAllowed(
                 "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),

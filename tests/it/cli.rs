@@ -236,6 +236,7 @@ async fn a_route_that_refuses_what_it_matches_does_not_serve_it() {
         ("GET http://host/fn/other", "named", "404 no_route"),
         ("GET http://host/fn/img-%2F", "named", "400 bad_path"),
         ("GET http://host/q", "queue", "405 method_not_allowed"),
+        ("TRACE http://host/a/x", "below", "405 method_not_allowed"),
     ] {
         let why = run(&["routes", "-c", path, "--explain", request]).await;
         let of = why.stdout.lines().find(|line| line.starts_with(route)).unwrap_or_default();
