@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::harness::*;
 
 fn route_with(policy: &str, target: &str) -> String {
-    route("/fn/*", target).replacen("    target:", &format!("    {policy}\n    target:"), 1)
+    with_policy(&route("/fn/*", target), "hello", policy)
 }
 
 fn to(addr: std::net::SocketAddr) -> String {

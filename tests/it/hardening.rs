@@ -579,7 +579,7 @@ async fn the_time_of_a_client_is_not_the_functions() {
     join_all(cases.map(|(http2, policy)| async move {
         let origin = if http2 == "on" { Origin::http2() } else { Origin::http1() }.echo().start().await;
         let target = format!("http: {{ url: '{}/', timeout: 2s, http2: '{http2}' }}", origin.url());
-        let yaml = route("/fn", &target).replacen("    target:", &format!("    {policy}\n    target:"), 1);
+        let yaml = with_policy(&route("/fn", &target), "hello", policy);
         let gateway = Gateway::start(&format!("limits: {{ idle_timeout: 3s }}\n{yaml}")).await;
         let mut client = gateway.client().await;
 

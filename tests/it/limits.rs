@@ -307,6 +307,5 @@ async fn held(gate: &Gate) -> Origin {
 
 /// Gives the route of this name limits of its own.
 fn limit(yaml: &str, route: &str, limits: &str) -> String {
-    let name = format!("  - name: {route}\n");
-    yaml.replacen(&name, &format!("{name}    limits: {{ {limits} }}\n"), 1)
+    with_policy(yaml, route, &format!("limits: {{ {limits} }}"))
 }

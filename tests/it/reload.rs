@@ -337,6 +337,48 @@ async fn a_request_from_before_leaves_no_connection_behind() {
     origin.settles_at(0).await;
 }
 
+/// Those who waited have their call under the old terms, whose connections nobody wants any more by then.
+#[tokio::test]
+async fn who_waited_from_before_leaves_no_connection_behind() {
+    let gate = Gate::closed();
+    let origin = Origin::http1()
+        .gated(&gate, |mut exchange, gate| async move {
+            gate.passed().await;
+            exchange.answer(Reply::new(200, "")).await;
+        })
+        .start()
+        .await;
+    let nobody = Refusing::new();
+    let addr = nobody.addr();
+    let queueing = "limits: { in_flight: 1, queue: 1, queue_timeout: 30s }";
+    let yaml = routes(&[
+        ("queued", "/queued", &openfunction(&origin, "")),
+        ("cold", "/cold", &format!("openfunction: {{ function_uri: 'http://{addr}' }}")),
+    ]);
+    let yaml = with_policy(&with_policy(&yaml, "queued", queueing), "cold", "cold_start: { hold: 30s }");
+    let gateway = Gateway::start(&yaml).await;
+    let [mut first, mut second, mut third] =
+        [gateway.client().await, gateway.client().await, gateway.client().await];
+    first.start(&Request::get("/queued")).await;
+    origin.request(0).await;
+    second.start(&Request::get("/queued")).await;
+    gateway.counts("fngate_requests_queued", &[("route", "queued")], 1.0).await;
+    third.start(&Request::get("/cold")).await;
+    gateway.counts("fngate_cold_starts_total", &[("route", "cold")], 1.0).await;
+
+    assert!(gateway.reload(&to(&origin, "other")).await);
+    drop(nobody);
+    let late = Origin::http1().echo().start_at(addr).await;
+    (0..2).for_each(|_| gate.open());
+
+    for client in [&mut first, &mut second, &mut third] {
+        assert_eq!(client.response("GET").await.status(), 200);
+    }
+    origin.settles_at(0).await;
+    late.settles_at(0).await;
+    assert_eq!((origin.requests().len(), late.requests().len()), (2, 1));
+}
+
 #[tokio::test]
 async fn limits_and_trust_change_with_the_routes() {
     let origin = Origin::echo().await;

@@ -65,6 +65,13 @@ pub(crate) fn routes(routes: &[(&str, &str, &str)]) -> String {
     })
 }
 
+/// The file with this policy for the route of this name.
+pub(crate) fn with_policy(yaml: &str, route: &str, policy: &str) -> String {
+    let name = format!("  - name: {route}\n");
+    assert!(yaml.contains(&name), "{route} in\n{yaml}");
+    yaml.replace(&name, &format!("{name}    {policy}\n"))
+}
+
 /// Asks until there is an answer, and fails the test when `deadline` passes first.
 pub(crate) async fn eventually<T, F>(what: &str, deadline: Duration, mut ask: F) -> T
 where
