@@ -215,7 +215,8 @@ impl Download {
                 return Poll::Ready(());
             }
             wait.taken = Some(now);
-            wait.check += interval;
+            // Not from when it was due: after a pause of the process, the client had no time to take anything.
+            wait.check = Instant::now() + interval;
         }
     }
 }
@@ -367,6 +368,19 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(3600), slow).await;
         assert!(looks.get() <= 3600 / 15, "{} looks", looks.get());
         ended.ok().map(|()| begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_the_process_is_not_the_clients() {
+        let (mut download, mut alarm, terms) = (Download::default(), Alarm::default(), terms(500));
+        let begun = Instant::now();
+        let taken = || Some(begun.elapsed().as_secs() * 500);
+        let mut slow = std::pin::pin!(poll_fn(|cx| download.poll(cx, &mut alarm, &terms, taken)));
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut slow).await.is_err());
+
+        tokio::time::advance(10 * LOOK).await;
+
+        assert!(tokio::time::timeout(3 * LOOK, &mut slow).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
