@@ -38,7 +38,7 @@ pub(super) async fn run(
 ) -> Result<(), GatewayError> {
     let Target::Buffered(target) = &function.target else { return Err(GatewayError::Internal) };
     let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
-    let body = read_body(session, ctx, limit.min(target.limits().request)).await?;
+    let body = in_time(ctx.remaining()?, read_body(session, ctx, limit.min(target.limits().request))).await?;
     let mut head = Parts::from(session.req_header().clone());
     // What a target makes of the client's fields, it makes of those that can be believed.
     forward::announce(&mut head.headers, ctx.asker(session))?;
@@ -46,7 +46,7 @@ pub(super) async fn run(
     let credentials = match &function.credentials {
         Some(keeper) => {
             let patience = function.upstream.terms().connect_timeout;
-            Some(attended(session, keeper.ready(patience)).await?)
+            Some(attended(session, in_time(ctx.remaining()?, keeper.ready(patience))).await?)
         }
         None => None,
     };

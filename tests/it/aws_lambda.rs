@@ -133,6 +133,25 @@ async fn without_credentials_nothing_is_sent() {
 }
 
 #[tokio::test]
+async fn a_deadline_holds_while_credentials_are_waited_for() {
+    let origin = answering(Reply::json(&json!({}))).await;
+    let silent = Silent::new();
+    let target = format!(
+        "aws_lambda: {{ function: f, region: eu-west-1, endpoint: '{}', connect_timeout: 60s, deadline: 300ms, \
+         authorization: {{ iam: {{ source: container }} }} }}",
+        origin.url()
+    );
+    let gateway = Gateway::builder()
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("http://{}/", silent.addr()))
+        .start(&route("/fn", &target))
+        .await;
+
+    let answer = gateway.get("/fn").await;
+
+    assert_eq!((answer.status(), answer.code().as_str()), (504, "deadline"));
+}
+
+#[tokio::test]
 async fn a_failed_function_is_no_success() {
     let trace =
         json!({ "errorMessage": "boom", "errorType": "Error", "stackTrace": ["/var/task/index.js:1"] });

@@ -270,13 +270,19 @@ async fn a_function_that_does_not_ask_for_the_body_is_late() {
 #[tokio::test]
 async fn a_deadline_holds_while_the_client_is_sending() {
     let origin = Origin::echo().await;
-    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "deadline: 300"))).await;
-    let mut client = gateway.client().await;
+    let action = format!(
+        "openwhisk: {{ api_host: '{}', service_token: 'a:b', namespace: guest, action: test, deadline: 300ms }}",
+        origin.url()
+    );
+    for target in [openfunction(&origin, "deadline: 300ms"), action] {
+        let gateway = Gateway::start(&route("/fn", &target)).await;
+        let mut client = gateway.client().await;
 
-    client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\nhalf").await;
+        client.send("POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\nhalf").await;
 
-    let answer = client.response("POST").await;
-    assert_eq!((answer.status(), answer.code().as_str()), (504, "deadline"));
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), answer.code().as_str()), (504, "deadline"), "{target}");
+    }
 }
 
 #[tokio::test]
