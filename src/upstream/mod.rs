@@ -278,12 +278,6 @@ impl Upstream {
     pub fn peer(&self, lease: &Lease, purpose: Use, remaining: Option<Duration>) -> Box<HttpPeer> {
         let mut peer = Box::new(self.template.clone());
         peer._address = pingora::protocols::l4::socket::SocketAddr::Inet(lease.address.socket);
-        peer.group_key = self.group
-            ^ match (self.terms.keepalive, lease.slot.index()) {
-                // Otherwise concurrent streams of HTTP/2 would share a connection.
-                (Keepalive::Off, _) => lease.turn as u64 % UNSHARED_GROUPS,
-                (Keepalive::On { .. }, slot) => key_of_slot(slot),
-            };
         let cap = |timeout: Duration| Some(remaining.map_or(timeout, |left| timeout.min(left)));
         let silence = match purpose {
             Use::Exchange => self.terms.timeout,
@@ -294,33 +288,41 @@ impl Upstream {
         options.total_connection_timeout = options.connection_timeout;
         options.read_timeout = cap(silence);
         options.write_timeout = options.read_timeout;
-        let (idle, is_swept) = match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
-            (Keepalive::Off, _, _) => (Duration::ZERO, false),
-            (Keepalive::On { idle, .. }, _, Protocol::Http2) => (idle, false),
-            (Keepalive::On { idle, .. }, Some(_), Protocol::Http1) => (idle, true),
-            (Keepalive::On { idle, .. }, None, Protocol::Http1) => (idle.min(SURPLUS_IDLE), true),
+        let (key, idle) = match purpose {
+            Use::Exchange => self.place(lease),
+            Use::Tunnel => {
+                options.custom_l4 = Some(Arc::new(tunnel::Dialer));
+                // HTTP/2 has no upgrade: the request would arrive as a plain GET.
+                options.alpn = ALPN::H1;
+                options.max_h2_streams = 1;
+                // Never on a connection that was dialled for something else.
+                (TUNNEL_GROUP, Some(Duration::ZERO))
+            }
         };
-        let limit = lease.address.idle_limit.within(idle);
-        if let Some(limit) = limit {
-            // Connections that were kept for longer, before this was known, are not found again.
-            peer.group_key ^= key_of_limit(limit);
-        }
-        // A timer of Pingora's would be set anew for each request; what is swept needs none (`stale`).
-        peer.options.idle_timeout = match limit {
-            Some(limit) if !is_swept || limit < SWEPT => Some(limit),
-            None if !is_swept => Some(idle),
-            _ => None,
-        };
-        if purpose == Use::Tunnel {
-            // Never on a connection that was dialled for something else.
-            peer.group_key = self.group ^ TUNNEL_GROUP;
-            peer.options.custom_l4 = Some(Arc::new(tunnel::Dialer));
-            // HTTP/2 has no upgrade: the request would arrive as a plain GET.
-            peer.options.alpn = ALPN::H1;
-            peer.options.max_h2_streams = 1;
-            peer.options.idle_timeout = Some(Duration::ZERO);
-        }
+        options.idle_timeout = idle;
+        peer.group_key = self.group ^ key;
         peer
+    }
+
+    /// Where in the pool a lease's connection stands, and what timer it has there. A timer of Pingora's would be set anew for each
+    /// request; what is swept needs none (`stale`).
+    fn place(&self, lease: &Lease) -> (u64, Option<Duration>) {
+        let (idle, is_swept, key) = match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
+            // Otherwise concurrent streams of HTTP/2 would share a connection.
+            (Keepalive::Off, _, _) => (Duration::ZERO, false, lease.turn as u64 % UNSHARED_GROUPS),
+            (Keepalive::On { idle, .. }, slot, Protocol::Http2) => (idle, false, key_of_slot(slot)),
+            (Keepalive::On { idle, .. }, Some(slot), Protocol::Http1) => {
+                (idle, true, key_of_slot(Some(slot)))
+            }
+            (Keepalive::On { idle, .. }, None, Protocol::Http1) => {
+                (idle.min(SURPLUS_IDLE), true, key_of_slot(None))
+            }
+        };
+        match lease.address.idle_limit.within(idle) {
+            // Connections that were kept for longer, before this was known, are not found again.
+            Some(limit) => (key ^ key_of_limit(limit), (!is_swept || limit < SWEPT).then_some(limit)),
+            None => (key, (!is_swept).then_some(idle)),
+        }
     }
 }
 

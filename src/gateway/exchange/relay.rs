@@ -24,11 +24,6 @@ pub(super) async fn run(
     mut head: ResponseHeader,
     mut line: Line,
 ) -> Result<(), GatewayError> {
-    if session.req_header().version == Version::HTTP_2 {
-        // HTTP/1 has the wire to bound the client's silence.
-        let silence = ctx.snapshot.settings.limits.idle_timeout;
-        session.as_downstream_mut().set_write_timeout(Some(silence));
-    }
     let relay = target.relay(&ctx.call(session), &mut head)?;
     ctx.reported = ctx.reported.or(relay.reported());
     let mut answer = Answer::new(head);
