@@ -217,19 +217,21 @@ pub(super) fn weigh(resp: &ResponseHeader, ctx: &mut RequestCtx, repeat: Repeat)
             Target::Streamed(target) => target.readiness(resp),
             Target::Buffered(_) => Readiness::Ready,
         };
-        let is_missing = match readiness {
+        let is_starting = room.is_starting();
+        let is_held = match readiness {
             Readiness::Ready => false,
             Readiness::NotReady => true,
-            Readiness::Unsure => room.is_starting() && repeat == Repeat::Idempotent,
+            Readiness::Unsure => is_starting && repeat == Repeat::Idempotent,
         };
-        if is_missing && after(ctx, Ending::NotReady, None, repeat) {
+        if is_held && after(ctx, Ending::NotReady, None, repeat) {
             return true;
         }
-        if !is_missing {
+        if readiness == Readiness::Ready || (readiness == Readiness::Unsure && !is_starting) {
             room.warmed();
-            if let Some(again) = &mut ctx.again {
-                again.pass = None;
-            }
+        }
+        // What it found out is known now. If that is not the end of the wait, it is another one's turn.
+        if let Some(again) = &mut ctx.again {
+            again.pass = None;
         }
     }
     let is_failure = resp.status == StatusCode::TOO_MANY_REQUESTS || resp.status.is_server_error();

@@ -232,8 +232,10 @@ impl Attempts {
     /// Begins an attempt on the address whose turn it is. After one that failed it is another address, if there is another:
     /// who dies closes its connections first and refuses new ones then.
     pub(super) fn begin(&mut self, upstream: &Upstream, purpose: Use) -> Result<&Lease, GatewayError> {
+        let failed = self.lease.take();
+        *self = Attempts { count: self.count + 1, first_began: self.first_began, ..Attempts::default() };
         let now = Instant::now();
-        let lease = match self.lease.take() {
+        let lease = match failed {
             Some(failed) => upstream.lease_after(failed, now),
             None => upstream.lease(now),
         }?;
@@ -241,15 +243,8 @@ impl Attempts {
             Use::Exchange => lease,
             Use::Tunnel => lease.for_tunnel(),
         };
-        self.count += 1;
         self.began = Some(now);
         self.first_began.get_or_insert(now);
-        self.connect = None;
-        self.first_byte = None;
-        self.head_is_out = false;
-        self.turn = Turn::Client;
-        self.interim = 0;
-        self.ended = None;
         Ok(self.lease.insert(lease))
     }
 

@@ -246,7 +246,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         ctx.upstream.answered(resp);
-        if resp.status.is_informational() && resp.status != StatusCode::SWITCHING_PROTOCOLS {
+        let is_final = !resp.status.is_informational() || resp.status == StatusCode::SWITCHING_PROTOCOLS;
+        if !is_final {
             ctx.upstream.interim += 1;
             if ctx.upstream.interim > INTERIM_ANSWERS {
                 return Err(ours(ctx, GatewayError::UpstreamProtocol));
@@ -260,7 +261,7 @@ impl ProxyHttp for Gateway {
             expect_end(session, ctx);
         }
         check_answer(purpose(session), resp).map_err(|error| ours(ctx, error))?;
-        if !resp.status.is_informational() && again::weigh(resp, ctx, Repeat::of(session)) {
+        if is_final && again::weigh(resp, ctx, Repeat::of(session)) {
             return Err(fault::again());
         }
         Ok(())
@@ -441,9 +442,9 @@ fn next_peer(session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer
     let purpose = purpose(session);
     let remaining = ctx.remaining()?;
     let function = ctx.route.as_ref().map(|route| &*route.function).ok_or(GatewayError::Internal)?;
-    ctx.upstream.is_guarded = is_guarded(session, function);
     let lease = ctx.upstream.begin(&function.upstream, purpose)?;
     let mut peer = function.upstream.peer(lease, purpose, remaining);
+    ctx.upstream.is_guarded = is_guarded(session, function);
     if ctx.upstream.is_guarded {
         peer.options.read_timeout = match function.upstream.terms().protocol {
             Protocol::Http1 => None,

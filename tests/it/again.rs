@@ -253,6 +253,21 @@ async fn an_action_is_tried_again_too() {
     assert_eq!(origin.accepted(), 2);
 }
 
+#[tokio::test]
+async fn attempts_are_counted_where_the_name_does_not_resolve() {
+    for target in [
+        "http: { url: 'http://no-such-function.invalid/' }",
+        "openwhisk: { api_host: 'http://no-such-function.invalid', service_token: 'a:b', namespace: n, action: a }",
+    ] {
+        let gateway = Gateway::start(&route_with("retry: { attempts: 2 }", target)).await;
+
+        assert_eq!(gateway.get("/fn/x").await.code(), "upstream_resolve");
+
+        assert_eq!(gateway.access_log(1).await[0]["attempts"], 2, "{target}");
+        gateway.counts("fngate_retries_total", &[("reason", "connect")], 1.0).await;
+    }
+}
+
 /// Each call of it is one more in the queue: who asks for it by GET does not make it repeatable.
 #[tokio::test]
 async fn a_queued_call_is_repeated_only_when_it_was_not_made() {
@@ -347,6 +362,60 @@ async fn what_platforms_say_of_a_cold_function_is_waited_out() {
         assert_eq!((answer.status(), answer.text().as_str()), (200, "at last"), "{first}");
         assert_eq!(origin.accepted(), 4);
     }
+}
+
+/// What an application says while its host starts cannot be told from what it says later: it holds whoever can be held, and tells
+/// the others nothing.
+#[tokio::test]
+async fn what_may_be_a_cold_function_frees_nobody() {
+    let stage = Arc::new(AtomicUsize::new(503));
+    let answered = Arc::clone(&stage);
+    let reply = move |_: &Recorded| match answered.load(Ordering::Acquire) {
+        503 => Reply::new(503, "Function host is not running."),
+        404 => Reply::new(404, ""),
+        _ => Reply::new(200, "at last"),
+    };
+    let origin = Origin::http1().reply(reply).start().await;
+    let target = format!("azure_functions: {{ function_uri: '{}/api' }}", origin.url());
+    let gateway = Arc::new(Gateway::start(&route_with("cold_start: { hold: 30s }", &target)).await);
+    let call = |request: Request| {
+        let gateway = Arc::clone(&gateway);
+        tokio::spawn(async move { gateway.send(&request).await })
+    };
+    let post = call(Request::post("/fn/x", ""));
+    tried_again(&gateway, 1.0).await;
+    let get = call(Request::get("/fn/x"));
+    gateway.counts("fngate_requests_in_flight", &[("route", "hello")], 2.0).await;
+
+    stage.store(404, Ordering::Release);
+    assert_eq!(post.await.unwrap().status(), 404, "it may have run");
+    let before = gateway.metrics().await.counter("fngate_retries_total", &[("reason", "cold_start")]);
+    tried_again(&gateway, before + 1.0).await;
+
+    stage.store(200, Ordering::Release);
+    assert_eq!(get.await.unwrap().text(), "at last");
+}
+
+#[tokio::test]
+async fn a_tunnel_to_a_cold_function_frees_the_others() {
+    let nobody = Refusing::new();
+    let addr = nobody.addr();
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 30s }", &to(addr))).await;
+    let mut talking = gateway.client().await;
+    let (mut socket, _origin) = tokio::join!(talking.websocket("/fn/chat"), async {
+        tried_again(&gateway, 2.0).await;
+        drop(nobody);
+        let origin = Origin::http1().script(|mut exchange| async move {
+            match exchange.target() {
+                "/chat" => exchange.websocket_echo().await,
+                _ => exchange.answer(Reply::new(200, "")).await,
+            }
+        });
+        origin.start_at(addr).await
+    });
+
+    assert_eq!(gateway.get("/fn/x").await.status(), 200);
+    socket.close(None).await.unwrap();
 }
 
 #[tokio::test]

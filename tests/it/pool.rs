@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
 use crate::harness::*;
@@ -174,6 +175,28 @@ async fn routes_never_share_connections() {
 
     assert_eq!(origin.accepted(), 2);
     assert_eq!(origin.requests().iter().map(|r| r.connection).collect::<Vec<_>>(), [0, 1, 0, 1, 0, 1]);
+}
+
+#[tokio::test]
+async fn the_log_speaks_of_the_last_attempt() {
+    let listener = tokio::net::TcpListener::bind(local(free_port())).await.unwrap();
+    let target = format!("http: {{ url: 'http://{}/' }}", listener.local_addr().unwrap());
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+    let dying = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        // A request without a body comes in one piece, on loopback.
+        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+        drop(listener);
+    });
+    assert_eq!(done(&gateway, &Request::get("/fn")).await.status(), 200);
+
+    assert_eq!(done(&gateway, &Request::get("/fn")).await.code(), "upstream_connect");
+
+    dying.await.unwrap();
+    let line = &gateway.access_log(2).await[1];
+    assert_eq!((&line["attempts"], &line["reused"]), (&json!(2), &Value::Null), "{line}");
 }
 
 #[tokio::test]

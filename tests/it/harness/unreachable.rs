@@ -1,6 +1,8 @@
 //! Addresses at which no connection comes about.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+
+use super::home::{free_port, local};
 
 /// A port on which connections are refused for as long as this value lives.
 pub(crate) struct Refusing(socket2::Socket);
@@ -9,7 +11,7 @@ impl Refusing {
     /// Bound, so that nobody else gets the port, and never listening.
     pub(crate) fn new() -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.bind(&local(free_port()).into()).unwrap();
         Self(socket)
     }
 
