@@ -28,11 +28,11 @@ impl Sink {
     pub(super) fn open(&self) -> io::Result<Output> {
         let output = match self {
             Sink::Off => Output::Off,
-            Sink::Stdout => Output::Open(File::from(io::stdout().as_fd().try_clone_to_owned()?), None),
-            Sink::Stderr => Output::Open(File::from(io::stderr().as_fd().try_clone_to_owned()?), None),
+            Sink::Stdout => Output::to(File::from(io::stdout().as_fd().try_clone_to_owned()?), None),
+            Sink::Stderr => Output::to(File::from(io::stderr().as_fd().try_clone_to_owned()?), None),
             Sink::File(path) => {
                 let file = append_to(path).map_err(|error| unopened(path, &error))?;
-                Output::Open(file, Some(path.clone()))
+                Output::to(file, Some(path.clone()))
             }
         };
         Ok(output)
@@ -55,10 +55,23 @@ impl Sink {
     }
 }
 
-/// A sink that is open. The path is there to open it again.
+/// A sink that is open.
 pub(super) enum Output {
     Off,
-    Open(File, Option<PathBuf>),
+    Open {
+        file: File,
+        /// Under which it can be opened again.
+        path: Option<PathBuf>,
+        /// How much can be written at once without another writer's bytes in between.
+        piece: usize,
+    },
+}
+
+impl Output {
+    pub(super) fn to(file: File, path: Option<PathBuf>) -> Self {
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        Output::Open { file, path, piece: if is_file { usize::MAX } else { PIPE_BUF } }
+    }
 }
 
 /// What the thread has to tell its operator, once per trouble.
@@ -221,7 +234,9 @@ impl Thread {
         while self.written < self.batch.len() {
             let result = match &mut self.output {
                 Output::Off => return Ok(()),
-                Output::Open(file, _) => file.write(&self.batch[self.written..]),
+                Output::Open { file, piece, .. } => {
+                    file.write(whole_lines(&self.batch[self.written..], *piece))
+                }
             };
             let error = match result {
                 Ok(0) => ErrorKind::WriteZero.into(),
@@ -271,8 +286,8 @@ impl Thread {
     fn obey(&mut self, order: Order) {
         match (order, &mut self.output) {
             (Order::Use(output), _) => self.output = output,
-            (Order::Reopen, Output::Open(file, Some(path))) => match append_to(path) {
-                Ok(reopened) => *file = reopened,
+            (Order::Reopen, Output::Open { path: Some(path), .. }) => match append_to(path) {
+                Ok(reopened) => self.output = Output::to(reopened, Some(path.clone())),
                 Err(error) => {
                     (self.shared.report)(&format!("cannot be opened anew, the old one stays: {error}"));
                 }
@@ -280,6 +295,16 @@ impl Thread {
             (Order::Reopen, _) => {}
         }
     }
+}
+
+/// The lines at the beginning that go into one piece; one that is longer stands alone.
+fn whole_lines(lines: &[u8], piece: usize) -> &[u8] {
+    let Some(within) = lines.get(..piece) else { return lines };
+    let end = within
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .or_else(|| lines.iter().position(|byte| *byte == b'\n'));
+    end.map_or(lines, |end| &lines[..=end])
 }
 
 fn unopened(path: &Path, error: &io::Error) -> io::Error {
@@ -292,9 +317,30 @@ fn append_to(path: &Path) -> io::Result<File> {
 
 /// What a sink that hangs may cost in memory; as much again may be under way.
 const MAX_QUEUED: usize = 4 << 20;
+/// What a pipe takes as a whole (pipe(7)); sockets and terminals take no less.
+const PIPE_BUF: usize = 4096;
 /// Enough for one system call.
 const BATCH: usize = 64 << 10;
 /// How long a line may wait for others.
 const GATHER: Duration = Duration::from_millis(10);
 /// Between two attempts at a sink that fails.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_between_them() {
+        for (lines, piece, first) in [
+            ("a\nbb\nccc\n", 100, "a\nbb\nccc\n"),
+            ("a\nbb\nccc\n", 9, "a\nbb\nccc\n"),
+            ("a\nbb\nccc\n", 8, "a\nbb\n"),
+            ("a\nbb\nccc\n", 2, "a\n"),
+            ("long\nbb\n", 3, "long\n"),
+            ("rest", 3, "rest"),
+        ] {
+            assert_eq!(whole_lines(lines.as_bytes(), piece), first.as_bytes(), "{lines:?} {piece}");
+        }
+    }
+}

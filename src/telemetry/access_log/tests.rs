@@ -183,8 +183,7 @@ fn piped() -> (AccessLog, io::PipeReader) {
 }
 
 fn log_to(sink: impl Into<OwnedFd>, report: fn(&str)) -> AccessLog {
-    let writer =
-        LineWriter::start("access-log", Output::Open(File::from(sink.into()), None), report).unwrap();
+    let writer = LineWriter::start("access-log", Output::to(File::from(sink.into()), None), report).unwrap();
     AccessLog(Arc::new(Shared { writer, on: AtomicBool::new(true), dropped: counter() }))
 }
 

@@ -8,7 +8,7 @@ const NOON: Duration = Duration::from_millis(1_795_262_400_042);
 
 fn piped(level: LevelFilter) -> (ServiceLog, io::PipeReader) {
     let (reader, writer) = io::pipe().unwrap();
-    let output = Output::Open(File::from(OwnedFd::from(writer)), None);
+    let output = Output::to(File::from(OwnedFd::from(writer)), None);
     let writer = LineWriter::start("service-log", output, |_| {}).unwrap();
     (ServiceLog::new(level, Form::Journal, writer), reader)
 }
