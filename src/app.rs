@@ -215,7 +215,7 @@ impl Serving {
                 log::warn!("{IN_A_HURRY}");
             }
         };
-        match self.front.drain(self.leaving.quiet(FAREWELL), over).await {
+        match self.front.drain(async || self.leaving.quiet(FAREWELL).await, over).await {
             0 => log::info!("stopped"),
             cut => log::warn!("stopped; {cut} connections were cut"),
         }

@@ -35,6 +35,8 @@ pub struct Front<A> {
     app: Arc<A>,
     terms: ArcSwap<Terms>,
     open: Arc<Count>,
+    /// Requests of which a part of the head is here.
+    heads: Arc<Count>,
     turned_away: Arc<Count>,
     shutdown: watch::Receiver<bool>,
     /// Ends what is left when the grace is over.
@@ -50,6 +52,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
             app,
             terms: ArcSwap::from_pointee(terms),
             open: Arc::default(),
+            heads: Arc::default(),
             turned_away: Arc::default(),
             shutdown,
             cut: watch::Sender::new(()),
@@ -109,9 +112,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
 
     /// To be called once all listeners are closed: idle connections have until it is `quiet`, the others until it is `over`.
     /// Returns how many had to be cut.
-    pub async fn drain(&self, quiet: impl Future<Output = ()>, over: impl Future<Output = ()>) -> usize {
+    pub async fn drain(&self, quiet: impl AsyncFn(), over: impl Future<Output = ()>) -> usize {
         let idle_end = async {
-            quiet.await;
+            quiet().await;
+            // To the proxy, half a head is an idle connection. The rest of it makes a request, and is no quiet.
+            while self.heads.now() > 0 {
+                self.heads.none().await;
+                quiet().await;
+            }
             self.app.cleanup().await;
             self.open.none().await;
         };
@@ -165,9 +173,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
         let inner: Stream = match tls {
             None => Box::new(stream),
             // Boxed, so that a connection does not carry the handshake's state for all its life.
-            Some(acceptor) => match Box::pin(handshake(stream, &acceptor)).await {
-                Some(stream) => stream,
-                None => return terms.observer.handshake_failed(),
+            Some(acceptor) => match Box::pin(in_time(&self.shutdown, handshake(stream, &acceptor))).await {
+                Some(Some(stream)) => stream,
+                Some(None) => return terms.observer.handshake_failed(),
+                None => return,
             },
         };
         // It frames its messages itself, and its rules are enforced by the library that reads the frames.
@@ -175,9 +184,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
             let frames = Box::new(Frames::new(inner, client, Arc::clone(&terms), permit));
             return Box::pin(streams::serve(&self.app, frames, &terms, &self.shutdown, cut)).await;
         }
-        let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut));
+        let mut wire = Box::new(Wire::new(inner, Some(client), terms, permit, cut, Arc::clone(&self.heads)));
         // The proxy's own time-out for a first request begins when it gets the connection.
-        if !self.begins(&mut wire).await {
+        if in_time(&self.shutdown, wire.first_byte()).await != Some(true) {
             return;
         }
         let mut stream: Stream = wire;
@@ -185,19 +194,22 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
             stream = again;
         }
     }
+}
 
-    /// Waits until the client says something. False when it does not, or too late after the process began to end.
-    async fn begins(&self, wire: &mut Wire) -> bool {
-        let mut shutdown = self.shutdown.clone();
-        let too_late = async {
-            let _ = shutdown.wait_for(|stopping| *stopping).await;
-            tokio::time::sleep(FAREWELL).await;
-        };
-        tokio::select! {
-            biased;
-            begins = wire.first_byte() => begins,
-            () = too_late => false,
-        }
+/// The beginning of a connection; `None` when it comes too late after the process began to end.
+pub(super) async fn in_time<T>(
+    shutdown: &watch::Receiver<bool>,
+    beginning: impl Future<Output = T>,
+) -> Option<T> {
+    let mut shutdown = shutdown.clone();
+    let too_late = async {
+        let _ = shutdown.wait_for(|stopping| *stopping).await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        biased;
+        begun = beginning => Some(begun),
+        () = too_late => None,
     }
 }
 

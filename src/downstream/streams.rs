@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Terms;
-use super::accept::{Count, FAREWELL, LAST_WORDS, changed};
+use super::accept::{Count, FAREWELL, LAST_WORDS, changed, in_time};
 use super::pace::Uploads;
 use super::strand::Strand;
 
@@ -32,9 +32,10 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         proxy_digest: stream.get_proxy_digest(),
         socket_digest: stream.get_socket_digest(),
     });
-    let mut connection = match handshake(stream, app.h2_options()).await {
-        Ok(connection) => connection,
-        Err(error) => return debug!("HTTP/2 did not begin: {error}"),
+    let mut connection = match in_time(shutdown, handshake(stream, app.h2_options())).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(error)) => return debug!("HTTP/2 did not begin: {error}"),
+        None => return,
     };
     let requests = Arc::<Count>::default();
     let uploads = Arc::<Uploads>::default();
@@ -42,13 +43,13 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     let cut_requests = watch::Sender::new(());
     let (mut begun, mut malformed) = (0_u32, 0_u32);
     let (mut is_leaving, mut is_cut) = (false, false);
-    let mut idle_timeout = terms.idle_timeout;
     let mut leaving = pin!(changed(shutdown.clone()));
     let mut cutting = pin!(changed(cut));
     loop {
+        let patience = if is_leaving { FAREWELL } else { terms.idle_timeout };
         let idle = async {
             requests.none().await;
-            sleep(idle_timeout).await;
+            sleep(patience).await;
         };
         let accepted = tokio::select! {
             biased;
@@ -69,7 +70,6 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
                 }
                 // Told before it closes, a client knows that what it may just be sending was not looked at (RFC 9113 section 6.8).
                 is_leaving = true;
-                idle_timeout = FAREWELL;
                 connection.graceful_shutdown();
                 continue;
             }

@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::accept::Permit;
+use super::accept::{Count, Permit};
 use super::alarm::Alarm;
 use super::chunked::Scanner;
 use super::head::{self, Framing, Head, HeadLimits, Search, Upgrade};
@@ -78,6 +78,9 @@ pub struct Wire {
     /// Changes when the process has waited long enough for its last requests.
     cut: watch::Receiver<()>,
     cut_off: bool,
+    /// Where is counted who has sent a part of a head, and this one's place among them.
+    heads: Arc<Count>,
+    in_head: Option<Permit>,
     born: Instant,
     ends: OnceLock<Ends>,
     /// Requests that have begun.
@@ -133,6 +136,7 @@ impl Wire {
         terms: Arc<Terms>,
         permit: Permit,
         cut: watch::Receiver<()>,
+        heads: Arc<Count>,
     ) -> Self {
         let born = Instant::now();
         Self {
@@ -156,6 +160,8 @@ impl Wire {
             lent: OnceLock::new(),
             cut,
             cut_off: false,
+            heads,
+            in_head: None,
             born,
             ends: OnceLock::new(),
             requests: 0,
@@ -170,7 +176,7 @@ impl Wire {
 
     /// On a connection that nobody counts and nobody cuts.
     pub fn alone(inner: Stream, terms: Arc<Terms>) -> Self {
-        Self::new(inner, None, terms, Permit::alone(), watch::channel(()).1)
+        Self::new(inner, None, terms, Permit::alone(), watch::channel(()).1, Arc::default())
     }
 
     /// Waits for the first byte, for as long as a connection may be idle. False when there is none, nor will be.
@@ -244,6 +250,17 @@ impl Wire {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_whole_head(cx, buf);
+        // Most heads are there at once, and never counted.
+        if polled.is_ready() || self.held.is_empty() {
+            self.in_head = None;
+        } else if self.in_head.is_none() {
+            self.in_head = Count::enter(&self.heads, usize::MAX);
+        }
+        polled
+    }
+
+    fn poll_whole_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             self.drop_blank_line();
             if self.held.is_empty() {

@@ -584,6 +584,21 @@ async fn an_http2_client_that_says_nothing_is_sent_home() {
     let _ = within("the end of the connection", client.read_to_end(&mut Vec::new())).await;
 }
 
+/// It never answers the PING by which the connection would be given back in order.
+#[tokio::test]
+async fn an_http2_client_that_says_nothing_does_not_hold_up_the_end() {
+    let (mut gateway, _origin, ca) = limited("shutdown_grace: 60s\n").await;
+    let mut silent = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
+    let fields: &[(&str, &[u8])] =
+        &[(":method", b"GET"), (":scheme", b"https"), (":authority", b"localhost"), (":path", b"/fn")];
+    silent.write_all(&[preface(), headers(1, fields)].concat()).await.unwrap();
+    gateway.access_log(1).await;
+
+    gateway.signal(Signal::SIGTERM);
+
+    assert!(gateway.exit().await.success());
+}
+
 #[tokio::test]
 async fn what_a_function_did_not_look_at_is_sent_once_more() {
     const REFUSED_STREAM: u32 = 7;

@@ -1,4 +1,3 @@
-use std::future::ready;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -371,7 +370,7 @@ async fn proxy_gets_a_connection_with_its_first_byte() {
         tokio::task::yield_now().await;
     }
     stop.send_replace(true);
-    assert_eq!(front.drain(ready(()), sleep(LONG)).await, 0);
+    assert_eq!(front.drain(async || (), sleep(LONG)).await, 0);
     assert_eq!(idle.rest().await, "");
     assert_eq!(app.0.load(Ordering::Relaxed), 1);
 }
@@ -411,12 +410,55 @@ async fn drain_ends_the_idle_and_waits_for_the_busy() {
     assert!(TcpStream::connect(gateway.address).await.is_err(), "the listener is still open");
 
     let front = Arc::clone(&gateway.front);
-    let draining = tokio::spawn(async move { front.drain(ready(()), sleep(LONG)).await });
+    let draining = tokio::spawn(async move { front.drain(async || (), sleep(LONG)).await });
     assert_eq!(idle.rest().await, "");
     assert!(!draining.is_finished());
     tell.send(()).await.unwrap();
     assert_eq!(busy.answer().await, ok("/1"));
     assert_eq!(draining.await.unwrap(), 0);
+}
+
+/// The rest of it makes a request like any other.
+#[tokio::test]
+async fn drain_waits_for_a_head_that_has_begun() {
+    let gateway = Gateway::plain();
+    let (mut new, mut kept) = (gateway.connect().await, gateway.connect().await);
+    kept.send(get("/1")).await;
+    kept.answer().await;
+    let half = get("/2");
+    let (begun, rest) = half.split_at(10);
+    for client in [&mut new, &mut kept] {
+        client.send(begun).await;
+    }
+    while gateway.front.heads.now() < 2 {
+        tokio::task::yield_now().await;
+    }
+    gateway.stop.send_replace(true);
+    gateway.serving.await.unwrap().unwrap();
+    let front = Arc::clone(&gateway.front);
+    let draining = tokio::spawn(async move { front.drain(async || (), sleep(LONG)).await });
+    tokio::task::yield_now().await;
+
+    for client in [&mut new, &mut kept] {
+        client.send(rest).await;
+        assert_eq!(client.answer().await, ok("/2 0"));
+    }
+
+    assert_eq!(draining.await.unwrap(), 0);
+    assert_eq!(gateway.front.heads.now(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_begins_too_late_is_given_up() {
+    let (stop, shutdown) = watch::channel(false);
+    assert_eq!(in_time(&shutdown, async { 1 }).await, Some(1));
+    let late = tokio::spawn(async move { in_time(&shutdown, std::future::pending::<()>()).await });
+    sleep(LONG).await;
+    assert!(!late.is_finished());
+    stop.send_replace(true);
+    let told = Instant::now();
+    assert_eq!(late.await.unwrap(), None);
+    assert!(told.elapsed() < 2 * FAREWELL);
 }
 
 #[tokio::test]
@@ -430,7 +472,7 @@ async fn drain_cuts_what_is_left_at_the_end() {
         tokio::task::yield_now().await;
     }
     gateway.stop.send_replace(true);
-    assert_eq!(gateway.front.drain(ready(()), sleep(SHORT)).await, 1);
+    assert_eq!(gateway.front.drain(async || (), sleep(SHORT)).await, 1);
     assert!(busy.rest().await.starts_with("HTTP/1.1 503 "));
     assert_eq!(gateway.front.open(), 0);
 }
