@@ -117,6 +117,8 @@ pub struct Lease {
     slot: Slot,
     /// A number of its own.
     turn: usize,
+    /// It gets a new connection, which nobody has after it.
+    is_alone: bool,
 }
 
 impl Lease {
@@ -191,14 +193,22 @@ impl Upstream {
         self.choose(now, |_| true).ok_or(GatewayError::UpstreamResolve)
     }
 
-    /// The same after an attempt that failed: another address, if there is another one. Otherwise it is the same slot, of which the
-    /// connection is gone, so that this attempt dials, and does not come upon another dead connection.
+    /// The same after an attempt that failed: another address, if there is another one. Otherwise this attempt dials, and does not come
+    /// upon another dead connection: by the same slot, of which the connection is gone, or, without one, apart from what the surplus
+    /// shares.
     pub fn lease_after(&self, failed: Lease, now: Instant) -> Result<Lease, GatewayError> {
         let gone = failed.address();
         match self.choose(now, |address| address != gone) {
             Some(elsewhere) => Ok(elsewhere),
             None if self.address_count() == 0 => Err(GatewayError::UpstreamResolve),
-            None => Ok(Lease { turn: self.turn.fetch_add(1, Ordering::Relaxed), ..failed }),
+            None => {
+                let mut again = Lease { turn: self.turn.fetch_add(1, Ordering::Relaxed), ..failed };
+                if self.terms.protocol == Protocol::Http1 && again.slot.index().is_none() {
+                    again.is_alone = true;
+                    again.slot.leave();
+                }
+                Ok(again)
+            }
         }
     }
 
@@ -212,7 +222,7 @@ impl Upstream {
             let (before, from) = addresses.split_at((step / self.schedule.len()) % addresses.len().max(1));
             if let Some(address) = from.iter().chain(before).find(|address| suits(address.socket)) {
                 let slot = self.slot(address, now);
-                return Some(Lease { slot, address: Arc::clone(address), turn });
+                return Some(Lease { slot, address: Arc::clone(address), turn, is_alone: false });
             }
         }
         None
@@ -307,6 +317,9 @@ impl Upstream {
     /// Where in the pool a lease's connection stands, and what timer it has there. A timer of Pingora's would be set anew for each
     /// request; what is swept needs none (`stale`).
     fn place(&self, lease: &Lease) -> (u64, Option<Duration>) {
+        if lease.is_alone {
+            return (ALONE_GROUP, Some(Duration::ZERO));
+        }
         let (idle, is_swept, key) = match (self.terms.keepalive, lease.slot.index(), self.terms.protocol) {
             // Otherwise concurrent streams of HTTP/2 would share a connection.
             (Keepalive::Off, _, _) => (Duration::ZERO, false, lease.turn as u64 % UNSHARED_GROUPS),
@@ -427,6 +440,7 @@ impl Tracing for Tallied {
 
 const OVERFLOW_GROUP: u64 = 0;
 const TUNNEL_GROUP: u64 = u64::MAX;
+const ALONE_GROUP: u64 = u64::MAX - 1;
 /// Leaves room for every slot's number.
 const LIMIT_SHIFT: u32 = 16;
 /// Pingora remembers for each group, for ever, that a function refused HTTP/2, so there must be an end to them.

@@ -170,6 +170,25 @@ async fn a_slot_is_a_connection_of_its_own_and_the_surplus_shares() {
 }
 
 #[tokio::test]
+async fn a_second_attempt_never_meets_what_the_surplus_shares() {
+    let (_dir, resolver) = knows("").await;
+    let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
+    let mut leases: Vec<_> = (0..=POOL).map(|_| upstream.lease(Instant::now()).unwrap()).collect();
+    let shared = leases.pop().unwrap();
+    let shared_key = key(&upstream, &shared);
+
+    let again = upstream.lease_after(shared, Instant::now()).unwrap();
+
+    assert_ne!(key(&upstream, &again), shared_key);
+    assert_eq!(upstream.peer(&again, Use::Exchange, None).options.idle_timeout, Some(Duration::ZERO));
+    assert_eq!(key(&upstream, &upstream.lease(Instant::now()).unwrap()), shared_key);
+
+    let with_slot = leases.pop().unwrap();
+    let slot_key = key(&upstream, &with_slot);
+    assert_eq!(key(&upstream, &upstream.lease_after(with_slot, Instant::now()).unwrap()), slot_key);
+}
+
+#[tokio::test]
 async fn tunnels_take_no_slots_from_those_whose_connections_are_kept() {
     let (_dir, resolver) = knows("").await;
     let upstream = upstream("hello", terms(&["127.0.0.1:80"]), &resolver).await;
