@@ -301,9 +301,6 @@ fn refusal(
     head.method = method.clone();
     head.uri = uri.clone();
     let path = uri.path();
-    if routing::UNSERVED.contains(method) {
-        return Some(GatewayError::MethodNotAllowed("".into()));
-    }
     match table.find(host, method, path) {
         routing::Outcome::Found { value: (_, target), suffix, captures } => {
             let sought = Sought { head: &head, suffix, parameters: Parameters::new(path, &captures) };

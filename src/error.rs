@@ -188,7 +188,7 @@ impl GatewayError {
             Throttled(_) => "the platform takes no further call of this function now",
             PlatformError(reason) => reason,
             ColdStart => "the function has not started yet",
-            Overloaded => "the gateway is at its limit",
+            Overloaded => "as many requests are under way as may be",
             Draining => "the gateway is shutting down",
             ClientGone => "the client closed the connection",
             ClientSlow => "the client did not take its answer in time",

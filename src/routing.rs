@@ -28,8 +28,23 @@ pub struct Matcher {
     pub priority: i32,
 }
 
-/// What no route serves: the one would show a function's credential to the client, the other asks for a tunnel to anywhere.
+impl Matcher {
+    fn takes(&self, method: &Method) -> bool {
+        !UNSERVED.contains(method) && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
+    }
+
+    /// The methods that a request for it may have, as far as they can be named.
+    fn allowed(&self) -> impl Iterator<Item = Method> {
+        let methods = self.methods.as_deref().unwrap_or(&COMMON).iter();
+        methods.filter(|method| !UNSERVED.contains(method)).cloned()
+    }
+}
+
+/// What no route takes: the one would show a function's credential to the client, the other asks for a tunnel to anywhere.
 pub const UNSERVED: [Method; 2] = [Method::TRACE, Method::CONNECT];
+
+const COMMON: [Method; 7] =
+    [Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS, Method::PATCH, Method::POST, Method::PUT];
 
 /// What a request matched.
 #[derive(Debug)]
@@ -121,12 +136,13 @@ impl<T> RouteTable<T> {
         let host = if has_hosts { normal_host(host) } else { Cow::Borrowed("") };
         for tree in self.trees_for(&host) {
             for Candidate { indices, suffix_at, captures } in tree.candidates(path) {
-                let takes = |index: &&usize| match &self.entries[**index].matcher.methods {
-                    Some(methods) if !methods.contains(method) => {
-                        allow.extend_from_slice(methods);
-                        false
+                let takes = |index: &&usize| {
+                    let matcher = &self.entries[**index].matcher;
+                    let takes = matcher.takes(method);
+                    if !takes {
+                        allow.extend(matcher.allowed());
                     }
-                    _ => true,
+                    takes
                 };
                 if let Some(index) = indices.iter().find(takes) {
                     let suffix = suffix_at.map(|at| &path[at..]);
@@ -177,7 +193,7 @@ impl<T> RouteTable<T> {
                 Verdict::OtherHost
             } else if !matcher.path.matches(path) {
                 if matcher.path.matches(&below) { Verdict::BeginsBelow } else { Verdict::OtherPath }
-            } else if matcher.methods.as_ref().is_some_and(|methods| !methods.contains(method)) {
+            } else if !matcher.takes(method) {
                 Verdict::OtherMethod
             } else {
                 Verdict::Outranked

@@ -15,10 +15,10 @@ use super::ctx::{Attempts, RequestCtx};
 use super::exchange::attended;
 use super::{fault, has_begun};
 use crate::downstream::Guard;
-use crate::error::GatewayError;
+use crate::error::{GatewayError, Reported};
 use crate::function::Function;
-use crate::platforms::{Readiness, Streamed, Target};
-use crate::policy::cold_start::{ColdStart, Pass};
+use crate::platforms::{Buffered, Readiness, Streamed, Target};
+use crate::policy::cold_start::{ColdStart, Pass, Sign};
 use crate::policy::retry::Condition;
 use crate::telemetry::Retry;
 
@@ -87,6 +87,14 @@ impl Repeat {
         }
     }
 
+    /// The same for a call that the platform did not bring to its function.
+    fn turned_away(self) -> Self {
+        match self {
+            Repeat::NotIdempotent => Repeat::Idempotent,
+            other => other,
+        }
+    }
+
     /// The same for a call that the platform puts into a queue, once more each time.
     pub(super) fn queued(self) -> Self {
         match self {
@@ -144,6 +152,15 @@ async fn await_turn(ctx: &mut RequestCtx, room: &ColdStart) -> Result<(), Gatewa
     Err(GatewayError::ColdStart)
 }
 
+/// Takes in that there is a connection. One from the pool says nothing of what is there now.
+pub(super) fn connected(ctx: &RequestCtx, reused: bool) {
+    if let Some(room) = ctx.function().and_then(|function| function.policy.cold_start.as_ref())
+        && !reused
+    {
+        room.connected();
+    }
+}
+
 /// Whether there will be another attempt after one that got no connection. Nothing was sent, so another address may be tried,
 /// whatever the method.
 pub(super) fn after_refusal(ctx: &mut RequestCtx, repeat: Repeat) -> bool {
@@ -162,7 +179,7 @@ pub(super) fn after_break(ctx: &mut RequestCtx, error: &Error, repeat: Repeat) -
     // even its head could be written, or the function says that it did not look at it, and any request may be.
     let is_safe = match repeat {
         Repeat::Impossible => false,
-        Repeat::Idempotent => error.retry() || ctx.upstream.is_unsent(error),
+        Repeat::Idempotent => error.retry() || ctx.upstream.is_unheard(error),
         Repeat::NotIdempotent => ctx.upstream.is_unsent(error) || fault::is_unprocessed(error),
     };
     if is_safe && ctx.upstream.count < 2 {
@@ -182,9 +199,13 @@ pub(super) fn after_failure(ctx: &mut RequestCtx, error: &GatewayError, repeat: 
 /// Whether there will be another attempt after one that ended like this; `asked` is what the function wants to be waited.
 fn after(ctx: &mut RequestCtx, ending: Ending, asked: Option<Duration>, repeat: Repeat) -> bool {
     let Some(function) = policed(ctx).filter(|_| repeat != Repeat::Impossible) else { return false };
-    let is_missing = matches!(ending, Ending::NotReady | Ending::Failed(Condition::Connect));
-    if let Some(room) = function.policy.cold_start.as_ref().filter(|_| is_missing) {
-        if room.cooled() {
+    let sign = match ending {
+        Ending::NotReady => Some(Sign::NotReady),
+        Ending::Failed(Condition::Connect) => Some(Sign::NoConnection),
+        Ending::Failed(_) => None,
+    };
+    if let (Some(room), Some(sign)) = (&function.policy.cold_start, sign) {
+        if room.cooled(sign) {
             function.metrics.cold_start();
         }
         let again = ctx.again.get_or_insert_default();
@@ -212,11 +233,14 @@ fn after(ctx: &mut RequestCtx, ending: Ending, asked: Option<Duration>, repeat: 
 /// Looks at the head of a final answer; `true` when the request is sent once more instead.
 pub(super) fn weigh(resp: &ResponseHeader, ctx: &mut RequestCtx, repeat: Repeat) -> bool {
     let Some(function) = policed(ctx) else { return false };
+    let (readiness, was_reached) = match &function.target {
+        Target::Streamed(target) => {
+            let readiness = target.readiness(resp);
+            (readiness, readiness != Readiness::NotReady)
+        }
+        Target::Buffered(target) => (Readiness::Ready, target.reported(resp) != Some(Reported::NotReached)),
+    };
     if let Some(room) = &function.policy.cold_start {
-        let readiness = match &function.target {
-            Target::Streamed(target) => target.readiness(resp),
-            Target::Buffered(_) => Readiness::Ready,
-        };
         let is_starting = room.is_starting();
         let is_held = match readiness {
             Readiness::Ready => false,
@@ -236,6 +260,7 @@ pub(super) fn weigh(resp: &ResponseHeader, ctx: &mut RequestCtx, repeat: Repeat)
     }
     let is_failure = resp.status == StatusCode::TOO_MANY_REQUESTS || resp.status.is_server_error();
     let status = Condition::Status(resp.status.as_u16());
+    let repeat = if was_reached { repeat } else { repeat.turned_away() };
     is_failure && after(ctx, Ending::Failed(status), retry_after(resp), repeat)
 }
 

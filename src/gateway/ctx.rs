@@ -278,6 +278,12 @@ impl Attempts {
         self.reused == Some(true) && !self.head_is_out && *error.etype() == ErrorType::WriteError
     }
 
+    /// Whether a connection from the pool broke while the request was written to it. One of HTTP/2 does not break by one request.
+    pub(super) fn is_unheard(&self, error: &Error) -> bool {
+        let is_pooled = self.reused == Some(true) && self.protocol == Protocol::Http1;
+        is_pooled && self.first_byte.is_none() && *error.etype() == ErrorType::WriteError
+    }
+
     /// The time that was the function's, connecting included.
     pub(super) fn duration(&self) -> Duration {
         let ended = self.ended.unwrap_or_else(Instant::now);

@@ -13,7 +13,7 @@ use super::record::Outline;
 use super::{Gateway, fault};
 use crate::downstream::{self, Upgrade, Wire};
 use crate::error::GatewayError;
-use crate::routing::{self, Outcome};
+use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 
 impl Gateway {
@@ -35,12 +35,10 @@ impl Gateway {
             }
         }
 
-        let head = session.req_header();
-        if routing::UNSERVED.contains(&head.method) || head.uri.path() == "*" {
+        if session.req_header().uri.path() == "*" {
+            // It is about the server, and no function is.
             session.set_keepalive(None);
-            return Err(GatewayError::MethodNotAllowed(
-                "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
-            ));
+            return Err(GatewayError::MethodNotAllowed("".into()));
         }
         if session.req_header().version == http::Version::HTTP_2 {
             // The wire has seen to all of it for HTTP/1.

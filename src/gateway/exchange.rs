@@ -246,6 +246,7 @@ async fn attempt(
         Failure { error: explain(ctx, e), retry }
     })?;
     ctx.upstream.connected(reused, &function.metrics);
+    again::connected(ctx, reused);
     upstream.set_read_timeout(peer.options.read_timeout);
     upstream.set_write_timeout(peer.options.write_timeout);
 

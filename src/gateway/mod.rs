@@ -176,6 +176,7 @@ impl ProxyHttp for Gateway {
         if let Some(route) = &ctx.route {
             ctx.upstream.connected(reused, &route.function.metrics);
         }
+        again::connected(ctx, reused);
         // A pooled connection is there at once: no need for another look at the clock.
         let from = if reused { ctx.upstream.began } else { None };
         // Whoever wants to be asked for the body waits for the function, too.

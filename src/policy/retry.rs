@@ -1,7 +1,6 @@
 //! `Retry`: which failed attempts are worth another one, and how many of them a route may afford.
 //!
-//! The first safe resend (a pooled connection that was dead, an address that refused) is not decided here: it belongs to the pool,
-//! and every route has it.
+//! The first safe resend (a pooled connection that was dead, an address that refused) is not decided here: every route has it.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -56,6 +56,16 @@ fn exact_paths_go_before_prefixes_and_long_prefixes_before_short_ones() {
 }
 
 #[test]
+fn no_route_takes_what_none_may() {
+    let t = table(&["/any", "/named GET,TRACE,POST"]);
+    check(&t, "TRACE h/any", "allow DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT");
+    check(&t, "PROPFIND h/any", "/any");
+    check(&t, "TRACE h/named", "allow GET,POST");
+    check(&t, "CONNECT h/named", "allow GET,POST");
+    check(&t, "TRACE h/none", "none");
+}
+
+#[test]
 fn a_prefix_does_not_match_its_own_name() {
     let t = table(&["/hello/*"]);
     check(&t, "GET h/hello", "none");

@@ -397,6 +397,54 @@ async fn what_may_be_a_cold_function_frees_nobody() {
 }
 
 #[tokio::test]
+async fn a_slow_client_holds_up_nobody_else() {
+    let nobody = Refusing::new();
+    let addr = nobody.addr();
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 30s }", &to(addr))).await;
+    let mut slow = gateway.client().await;
+    slow.send("POST /fn/slow HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\nhalf").await;
+    tried_again(&gateway, 2.0).await;
+    drop(nobody);
+    let _origin = Origin::http1().echo().start_at(addr).await;
+
+    assert_eq!(gateway.get("/fn/x").await.status(), 200);
+
+    slow.send("half").await;
+    assert_eq!(slow.response("POST").await.json::<Echo>().body, "halfhalf");
+}
+
+#[tokio::test]
+async fn a_long_call_of_a_function_that_was_cold_holds_up_nobody_else() {
+    let gate = Gate::closed();
+    let cold = Arc::new(AtomicUsize::new(1));
+    let origin = Origin::http1()
+        .gated(&gate, move |mut exchange, gate| {
+            let cold = Arc::clone(&cold);
+            async move {
+                if cold.swap(0, Ordering::AcqRel) == 1 {
+                    return exchange.answer(Reply::new(503, "Function host is not running.")).await;
+                }
+                if exchange.target() == "/api/long" {
+                    gate.passed().await;
+                }
+                exchange.answer(Reply::new(200, "")).await;
+            }
+        })
+        .start()
+        .await;
+    let target = format!("azure_functions: {{ function_uri: '{}/api' }}", origin.url());
+    let gateway = Gateway::start(&route_with("cold_start: { hold: 30s }", &target)).await;
+    let mut long = gateway.client().await;
+    long.start(&Request::get("/fn/long")).await;
+    origin.request(1).await;
+
+    assert_eq!(gateway.get("/fn/x").await.status(), 200);
+
+    gate.open();
+    assert_eq!(long.response("GET").await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_tunnel_to_a_cold_function_frees_the_others() {
     let nobody = Refusing::new();
     let addr = nobody.addr();
@@ -416,6 +464,36 @@ async fn a_tunnel_to_a_cold_function_frees_the_others() {
 
     assert_eq!(gateway.get("/fn/x").await.status(), 200);
     socket.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_never_came_to_the_function_is_repeated_whatever_it_is() {
+    const NOT_RUNNING: &str =
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 29\r\n\r\nFunction host is not running.";
+    const QUEUE_FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n\
+                              Content-Length: 27\r\n\r\npending request queue full\n";
+    const COLD: &str =
+        "HTTP/1.1 502 Bad Gateway\r\nX-KEDA-HTTP-Cold-Start: true\r\nContent-Length: 0\r\n\r\n";
+    const BUSY: &str = "HTTP/1.1 503 Busy\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    const OPENWHISK: &str =
+        "openwhisk: { api_host: 'http://$ADDR', service_token: 'a:b', namespace: n, action: a }";
+    const KNATIVE: &str = "knative: { service: hello, domain: example.com, address: '$ADDR' }";
+    for (target, answer, calls) in [
+        (KNATIVE, QUEUE_FULL, 2),
+        (KNATIVE, BUSY, 1),
+        ("azure_functions: { function_uri: 'http://$ADDR/api' }", NOT_RUNNING, 2),
+        ("openfunction: { function_uri: 'http://$ADDR/' }", COLD, 2),
+        ("openfunction: { function_uri: 'http://$ADDR/' }", BUSY, 1),
+        (OPENWHISK, BUSY, 2),
+    ] {
+        let origin = failing_first(1, answer).await;
+        let target = target.replace("$ADDR", &origin.addr().to_string());
+        let gateway = Gateway::start(&route_with("retry: { on: [ 502, 503 ], budget: 100% }", &target)).await;
+
+        gateway.post("/fn/x", "{}").await;
+
+        assert_eq!(origin.accepted(), calls, "{target} {answer}");
+    }
 }
 
 #[tokio::test]

@@ -177,6 +177,37 @@ async fn routes_never_share_connections() {
     assert_eq!(origin.requests().iter().map(|r| r.connection).collect::<Vec<_>>(), [0, 1, 0, 1, 0, 1]);
 }
 
+/// Whether the end of the connection or the failure to write to it is seen first is a matter of luck, and must not matter.
+#[tokio::test]
+async fn a_put_whose_body_meets_a_dead_connection_is_sent_once_more() {
+    let listener = tokio::net::TcpListener::bind(local(free_port())).await.unwrap();
+    let target = format!("http: {{ url: 'http://{}/' }}", listener.local_addr().unwrap());
+    // Answers one request on each connection, and closes it at the first byte of the next one.
+    let origin = tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"end") {
+                    connection.read_buf(&mut request).await.unwrap();
+                }
+                connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                let _ = connection.read_u8().await;
+            });
+        }
+    });
+    let gateway = Gateway::start(&route("/fn", &target)).await;
+    let mut client = gateway.client().await;
+
+    for length in [10, 3_000, 30_000].repeat(20) {
+        let answer =
+            client.call(&Request::new("PUT", "/fn").body(format!("{}end", "x".repeat(length)))).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    }
+
+    origin.abort();
+}
+
 #[tokio::test]
 async fn the_log_speaks_of_the_last_attempt() {
     let listener = tokio::net::TcpListener::bind(local(free_port())).await.unwrap();
