@@ -38,9 +38,7 @@ impl Gateway {
         let head = session.req_header();
         if routing::UNSERVED.contains(&head.method) || head.uri.path() == "*" {
             session.set_keepalive(None);
-            return Err(GatewayError::MethodNotAllowed(
-                "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
-            ));
+            return Err(GatewayError::MethodNotAllowed(SERVED.into()));
         }
         if session.req_header().version == http::Version::HTTP_2 {
             // The wire has seen to all of it for HTTP/1.
@@ -107,6 +105,9 @@ pub(super) fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), 
 pub(super) fn body_length(head: &RequestHeader) -> Option<u64> {
     head.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
+
+/// The methods that some route may take.
+pub(super) const SERVED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// How long the rest of a body is read that nobody wants, to keep the connection.
 const DRAIN: Duration = Duration::from_secs(5);
