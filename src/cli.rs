@@ -174,7 +174,7 @@ pub fn main() -> anyhow::Result<Outcome> {
 fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     service_log::install(args.log_level.into())?;
     let Loaded { plan, report, files } = config::load(&args.config);
-    eprint!("{}", report.render(style()));
+    tell(&report.render(style()));
     let Some(plan) = plan else { return Ok(Outcome::ConfigurationFault) };
     App::bind(plan, &args.config, files)?.run()?;
     Ok(Outcome::Done)
@@ -184,16 +184,16 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::Done;
     let mut findings = Vec::new();
     match app::check_system_roots() {
-        Ok(warning) => warning.into_iter().for_each(|warning| eprintln!("warning: {warning}")),
+        Ok(warning) => warning.into_iter().for_each(|warning| tell(&format!("warning: {warning}\n"))),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell(&format!("error: {error:#}\n"));
             outcome = Outcome::No;
         }
     }
     for file in &args.files {
         let Loaded { plan, report, .. } = config::check(file);
         match args.format {
-            Format::Text => eprint!("{}", report.render(style())),
+            Format::Text => tell(&report.render(style())),
             Format::Json => findings.extend(report.to_json().as_array().cloned().unwrap_or_default()),
         }
         match plan {
@@ -202,7 +202,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
                 if let Err(reason) =
                     inquiry::await_configuration(plan.settings.admin.address, &plan.hash, args.within)
                 {
-                    eprintln!("fngate: {}: {reason:#}", file.display());
+                    tell(&format!("fngate: {}: {reason:#}\n", file.display()));
                     outcome = Outcome::No;
                 }
             }
@@ -226,7 +226,7 @@ fn summary(file: &Path, plan: &Plan) -> String {
 fn routes(args: &RoutesArgs) -> anyhow::Result<Outcome> {
     let Loaded { plan, report, .. } = config::check(&args.config);
     let Some(plan) = plan else {
-        eprint!("{}", report.render(style()));
+        tell(&report.render(style()));
         return Ok(Outcome::ConfigurationFault);
     };
     match &args.explain {
@@ -286,7 +286,7 @@ fn explain(plan: Plan, request: &str) -> anyhow::Result<Outcome> {
     });
     print(columns(rows.collect()).as_bytes())?;
     let Some(refusal) = refusal else { return Ok(Outcome::Done) };
-    println!("{} {}", refusal.status().as_u16(), refusal.code());
+    print(format!("{} {}\n", refusal.status().as_u16(), refusal.code()).as_bytes())?;
     Ok(Outcome::No)
 }
 
@@ -375,6 +375,11 @@ fn print(text: &[u8]) -> anyhow::Result<Outcome> {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("cannot write to stdout"),
         _ => Ok(Outcome::Done),
     }
+}
+
+/// To stderr. Where nobody reads it, the exit code still tells how it ended.
+pub fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn style() -> Style {

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Ok(fngate::cli::Outcome::ConfigurationFault) => ExitCode::from(CONFIGURATION_FAULT),
         Ok(fngate::cli::Outcome::OfAnother(status)) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("fngate: {error:#}");
+            fngate::cli::tell(&format!("fngate: {error:#}\n"));
             ExitCode::FAILURE
         }
     }

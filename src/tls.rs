@@ -3,7 +3,6 @@
 //! No key, and nothing from a key's file, is ever part of a message.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -28,7 +27,6 @@ pub struct Identity {
     pub key: Arc<CertifiedKey>,
     /// Lower-case DNS names of the certificate, wildcards as `*.example.org`.
     pub dns_names: Vec<String>,
-    pub ip_addresses: Vec<IpAddr>,
     /// Seconds since 1970.
     pub not_before: i64,
     pub not_after: i64,
@@ -49,7 +47,6 @@ impl Identity {
         let names = leaf.subject_alternative_name().map_err(|e| unusable(&e))?;
         let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
         let dns_names = names.iter().filter_map(dns_name).collect();
-        let ip_addresses = names.iter().filter_map(ip_address).collect();
         let (not_before, not_after) =
             (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
 
@@ -61,7 +58,7 @@ impl Identity {
             }
             error => unusable(&error),
         })?;
-        Ok(Identity { name, key: Arc::new(pair), dns_names, ip_addresses, not_before, not_after })
+        Ok(Identity { name, key: Arc::new(pair), dns_names, not_before, not_after })
     }
 
     /// Whether clients will accept the certificate at this time.
@@ -182,14 +179,6 @@ fn dns_name(name: &GeneralName<'_>) -> Option<String> {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         _ => None,
     }
-}
-
-fn ip_address(name: &GeneralName<'_>) -> Option<IpAddr> {
-    let GeneralName::IPAddress(bytes) = name else { return None };
-    <[u8; 4]>::try_from(*bytes)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
-        .ok()
 }
 
 fn date(seconds: i64) -> String {

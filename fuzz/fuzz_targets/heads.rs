@@ -147,14 +147,8 @@ fn request(known: &Known, is_trusted: bool, bytes: &[u8]) {
     };
     let nominated = nominated(&was);
     for (name, _) in was.iter().chain(&sent.fields).filter(|(name, _)| !answered_for(name)) {
-        let is_of_this_hop = [
-            &HOP_BY_HOP[..],
-            &["connection", "proxy-authorization", "http2-settings"],
-            &["transfer-encoding"],
-        ]
-        .concat()
-        .contains(&name.as_str())
-            || nominated.iter().any(|known| known == name.as_bytes());
+        let is_of_this_hop =
+            HOP_BY_HOP.contains(&name.as_str()) || nominated.iter().any(|known| known == name.as_bytes());
         let is_dropped =
             is_of_this_hop || (known.drops)(name) || !is_trusted && name.starts_with("x-forwarded-");
         let meant = if is_dropped { vec![] } else { values(&was, name) };
@@ -224,8 +218,9 @@ fn response(known: &Known, bytes: &[u8]) {
     let got = lower(got.headers);
     let connection = nominated(&was);
     let is_of_this_hop = |name: &str| {
-        let framing = ["close", "content-length", "transfer-encoding", "date"].contains(&name);
-        HOP_BY_HOP.contains(&name) || !framing && connection.iter().any(|known| known == name.as_bytes())
+        let is_pingoras = ["connection", "content-length", "date", "transfer-encoding"].contains(&name);
+        let is_nominated = || connection.iter().any(|known| known == name.as_bytes());
+        !is_pingoras && (HOP_BY_HOP.contains(&name) || is_nominated())
     };
     for (name, _) in was.iter().chain(&got) {
         let meant = values(&was, name);
@@ -309,5 +304,15 @@ const SET: [&str; 8] = [
     "x-forwarded-host",
     "forwarded",
 ];
-const HOP_BY_HOP: [&str; 6] =
-    ["keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade"];
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];

@@ -1,6 +1,6 @@
 //! `Keeper`: credentials of one source, fetched in the background ahead of their expiry; no request ever fetches.
 //!
-//! When a renewal fails, those in use stay in use for as long as they are valid.
+//! While a renewal fails or hangs, those in use stay in use for as long as they are valid.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::SetOnce;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::lookup::http_client;
@@ -27,11 +27,12 @@ pub struct Keeper {
     task: Option<AbortHandle>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
-    current: ArcSwapOption<Credentials>,
-    /// Set once the source has been asked for the first time.
-    asked: SetOnce<()>,
+    /// They may have expired meanwhile.
+    found: ArcSwapOption<Credentials>,
+    /// Whether the source is being asked and has not failed before: an answer is worth waiting for.
+    expected: watch::Sender<bool>,
 }
 
 impl Keeper {
@@ -46,7 +47,7 @@ impl Keeper {
         if let Some(keeper) = keepers.get(lookup).and_then(Weak::upgrade) {
             return keeper;
         }
-        let kept = Arc::new(Kept::default());
+        let kept = Arc::new(Kept::unasked());
         let fetching = keep(Arc::clone(&kept), lookup.clone());
         let keeper = Arc::new(Keeper { kept, task: Some(runtime.spawn(fetching).abort_handle()) });
         keepers.retain(|_, keeper| keeper.strong_count() > 0);
@@ -55,21 +56,23 @@ impl Keeper {
     }
 
     fn of_keys(credentials: Credentials) -> Self {
-        let current = ArcSwapOption::from_pointee(credentials);
-        Keeper { kept: Arc::new(Kept { current, asked: SetOnce::new_with(Some(())) }), task: None }
+        let found = ArcSwapOption::from_pointee(credentials);
+        Keeper { kept: Arc::new(Kept { found, expected: watch::Sender::new(false) }), task: None }
     }
 
     /// The credentials to sign with now; `None` before the first were found, and when all have expired.
     pub fn current(&self) -> Option<Arc<Credentials>> {
-        self.kept.current.load_full()
+        self.kept.current()
     }
 
-    /// As [`current`](Self::current); but while the source has never been asked, waits for it, at most for `patience`.
+    /// As [`current`](Self::current); but without any, waits for the source's answer, at most for `patience`. Once it has failed,
+    /// nobody waits until it answers again.
     pub async fn ready(&self, patience: Duration) -> Result<Arc<Credentials>, GatewayError> {
         if let Some(credentials) = self.current() {
             return Ok(credentials);
         }
-        let _ = tokio::time::timeout(patience, self.kept.asked.wait()).await;
+        let mut expected = self.kept.expected.subscribe();
+        let _ = tokio::time::timeout(patience, expected.wait_for(|expected| !expected)).await;
         self.current().ok_or(GatewayError::NoCredential)
     }
 }
@@ -88,6 +91,15 @@ async fn keep(kept: Arc<Kept>, lookup: Lookup) -> Infallible {
 }
 
 impl Kept {
+    fn unasked() -> Self {
+        Kept { found: ArcSwapOption::empty(), expected: watch::Sender::new(true) }
+    }
+
+    fn current(&self) -> Option<Arc<Credentials>> {
+        let is_valid = |found: &Arc<Credentials>| found.expiry().is_none_or(|at| remaining(at).is_some());
+        self.found.load_full().filter(is_valid)
+    }
+
     /// Fetches again and again, in good time before what it has expires.
     async fn renew<F>(&self, name: &str, fetch: impl Fn() -> F) -> Infallible
     where
@@ -95,6 +107,7 @@ impl Kept {
     {
         let mut failures = 0;
         loop {
+            self.expected.send_replace(failures == 0);
             let pause = match valid(fetch()).await {
                 Ok((credentials, left)) => {
                     if failures > 0 {
@@ -109,14 +122,13 @@ impl Kept {
                     self.failed(name, failures, &e)
                 }
             };
-            // The second caller of `set` is told that it is late, which is no news.
-            let _ = self.asked.set(());
+            self.expected.send_replace(false);
             tokio::time::sleep(pause.max(SHORTEST_PAUSE)).await;
         }
     }
 
     fn publish(&self, name: &str, credentials: Credentials) {
-        let known = self.current.swap(Some(Arc::new(credentials.clone())));
+        let known = self.found.swap(Some(Arc::new(credentials.clone())));
         let is_news = known.is_none_or(|known| {
             known.digest() != credentials.digest() || known.expiry() != credentials.expiry()
         });
@@ -126,10 +138,10 @@ impl Kept {
         }
     }
 
-    /// When to try again. What has expired is no longer offered.
+    /// When to try again. What has expired is forgotten.
     fn failed(&self, name: &str, failures: u32, error: &anyhow::Error) -> Duration {
         let retry = RETRY.delay(failures);
-        let Some(known) = self.current.load_full() else {
+        let Some(known) = self.found.load_full() else {
             if failures == 1 {
                 log::warn!("AWS credentials ({name}) are not found: {error:#}");
             }
@@ -138,7 +150,7 @@ impl Kept {
         match known.expiry().map(remaining) {
             Some(None) => {
                 log::error!("AWS credentials ({name}) have expired and cannot be renewed: {error:#}");
-                self.current.store(None);
+                self.found.store(None);
                 retry
             }
             left => {

@@ -12,4 +12,4 @@ pub use self::credentials::Credentials;
 pub use self::iam::Iam;
 pub use self::keeper::Keeper;
 pub use self::lookup::{Lookup, Origin, Source};
-pub use self::sign::{SigningScope, sign, strip_reserved};
+pub use self::sign::{SigningScope, is_reserved, sign};

@@ -31,13 +31,9 @@ pub struct SigningScope {
     pub service: String,
 }
 
-/// Takes out what a client has no business to send: AWS answers with 403 to some of it, and believes the rest.
-pub fn strip_reserved(headers: &mut HeaderMap) {
-    let is_reserved = |name: &&HeaderName| ["x-amz-", "x-amzn-"].iter().any(|p| name.as_str().starts_with(p));
-    let reserved: Vec<_> = headers.keys().filter(is_reserved).cloned().collect();
-    for name in reserved {
-        headers.remove(name);
-    }
+/// Whether a client has no business to send a field of this name: AWS answers with 403 to some of them, and believes the rest.
+pub fn is_reserved(name: &HeaderName) -> bool {
+    ["x-amz-", "x-amzn-"].iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// Signs what is about to be sent, as the last step: afterwards only headers may change that are not signed. These are all but

@@ -1,4 +1,4 @@
-//! The file, key for key. What the keys may hold is in `compile`; their descriptions become the schema's.
+//! The file, key for key. What the keys may hold is in `settings` and `routes`; their descriptions become the schema's.
 
 use std::borrow::Cow;
 

@@ -217,14 +217,29 @@ fn compile_networks(raw: Vec<String>, scope: &Scope<'_>) -> Option<Vec<IpNet>> {
     let parse = |(i, text): (usize, String)| {
         let scope = scope.index(i);
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        let network = scope.accept(network.map_err(|_| {
+        let canonical = network.ok().and_then(canonical);
+        scope.accept(canonical.ok_or_else(|| {
             Invalid::new(format!("`{text}` is not a network")).hint("like `10.0.0.0/8` or `2001:db8::/32`")
-        }))?;
-        Some(network.trunc())
+        }))
     };
     let parsed: Vec<_> = raw.into_iter().enumerate().map(parse).collect();
     parsed.into_iter().collect()
 }
+
+/// An IPv4 network in IPv6 clothes is the IPv4 network, as an address in them is the IPv4 address. `None` for one that is
+/// larger than all of IPv4, whose prefix was most likely meant without them.
+fn canonical(network: IpNet) -> Option<IpNet> {
+    let canonical = match network.addr().to_canonical() {
+        IpAddr::V4(address) if matches!(network, IpNet::V6(_)) => {
+            Ipv4Net::new(address, network.prefix_len().checked_sub(MAPPED)?).ok()?.into()
+        }
+        _ => network,
+    };
+    Some(canonical.trunc())
+}
+
+/// The prefix of all IPv4 addresses in IPv6 clothes, `::ffff:0:0/96`.
+const MAPPED: u8 = 96;
 
 fn warn_of_everybody(networks: &[IpNet], scope: &Scope<'_>) {
     for (i, _) in networks.iter().enumerate().filter(|(_, network)| network.prefix_len() == 0) {

@@ -1,7 +1,7 @@
 //! `Shape`: what a value may look like, and the walk that finds everything that does not.
 //!
 //! A shape is read from the JSON Schema, so that the file's checks and the schema for editors cannot differ. The walk knows no key
-//! by name; what a well-formed value means is checked by `compile` and by the platforms.
+//! by name; what a well-formed value means is checked by `settings`, by `routes` and by the platforms.
 
 use indexmap::IndexMap;
 use serde_json::Value as Json;

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::frames::Frames;
 use super::linger::linger;
 use super::wire::Wire;
-use super::{Refusal, Refused, RequestId, Terms, answer, streams};
+use super::{Cause, Refusal, Refused, RequestId, Terms, answer, streams};
 
 /// What all listeners share: the application behind them, the terms, and the count.
 pub struct Front<A> {
@@ -259,7 +259,7 @@ fn turn_away(socket: TcpStream, client: SocketAddr, permit: Option<Permit>, term
         method: None,
         path: None,
         status: OVERLOADED.status,
-        code: OVERLOADED.code,
+        code: OVERLOADED.cause.code(),
         bytes_in: 0,
         bytes_out: words.len(),
         duration: Duration::ZERO,
@@ -380,7 +380,7 @@ impl Drop for Permit {
 }
 
 const OVERLOADED: Refusal =
-    Refusal { status: 503, code: "overloaded", reason: "there are too many connections" };
+    Refusal { status: 503, cause: Cause::Overloaded, reason: "there are too many connections" };
 /// How many refused clients may be told so at a time.
 const TURNED_AWAY_LIMIT: usize = 64;
 /// How long a request may take to end that was cut.

@@ -13,8 +13,8 @@ use super::Refusal;
 
 /// Appends the whole answer to `out`. An answer to HEAD ends with its head.
 pub(super) fn write(out: &mut BytesMut, refusal: &Refusal, id: &RequestId, method: Option<&str>) {
-    let Refusal { status, code, reason } = refusal;
-    let id = id.as_str();
+    let Refusal { status, cause, reason } = refusal;
+    let (id, code) = (id.as_str(), cause.code());
     let body =
         format!(r#"{{"error":{{"code":"{code}","message":"{reason}","route":null,"request_id":"{id}"}}}}"#);
     let head = format!(
@@ -99,9 +99,10 @@ fn split_mix(mut bits: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::downstream::Cause;
 
     const REFUSAL: Refusal =
-        Refusal { status: 503, code: "overloaded", reason: "there are too many connections" };
+        Refusal { status: 503, cause: Cause::Overloaded, reason: "there are too many connections" };
 
     fn written(method: Option<&str>) -> String {
         let mut out = BytesMut::new();

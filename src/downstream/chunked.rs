@@ -4,8 +4,8 @@
 //! looks at a byte of data. Pingora decodes the same bytes afterwards; its parser is laxer (any octet inside an extension), so
 //! whatever passes here has one meaning only.
 
-use super::Refusal;
 use super::grammar::{BARE_CR, BARE_LF, TOKEN, VALUE, bad, is};
+use super::{Cause, Refusal};
 
 /// Follows one chunked body.
 #[derive(Debug, Default)]
@@ -163,7 +163,7 @@ impl Scanner {
 
 const SIZE: Refusal = bad("a chunk size is not one to sixteen hexadecimal digits");
 const TRAILERS_TOO_LARGE: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "the trailers are too large" };
+    Refusal { status: 431, cause: Cause::HeadersTooLarge, reason: "the trailers are too large" };
 
 /// Enough for any `u64`; further ones can only be zeros that hide the value.
 const SIZE_DIGITS: u8 = 16;

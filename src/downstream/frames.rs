@@ -20,7 +20,7 @@ use super::alarm::Alarm;
 use super::identity::identify;
 use super::linger::linger;
 use super::pace::{Download, acknowledged};
-use super::{Refusal, Refused, RequestId, Terms};
+use super::{Cause, Refusal, Refused, RequestId, Terms};
 
 /// A connection as the HTTP/2 library sees it.
 pub struct Frames {
@@ -102,7 +102,7 @@ impl Frames {
     /// Ends the connection, by a failed read.
     fn flood(&mut self) -> io::Error {
         self.flooded = true;
-        let Refusal { status, code, reason } = FLOOD;
+        let Refusal { status, cause, reason } = FLOOD;
         self.terms.observer.refused(&Refused {
             request_id: RequestId::random(),
             client: Some(self.client),
@@ -110,7 +110,7 @@ impl Frames {
             method: None,
             path: None,
             status,
-            code,
+            code: cause.code(),
             bytes_in: self.bytes_in,
             bytes_out: self.last_words().len(),
             duration: self.born.elapsed(),
@@ -340,8 +340,11 @@ impl Budget {
 }
 
 const INNER: &str = "the inner stream is taken only by drop";
-const FLOOD: Refusal =
-    Refusal { status: 429, code: "client_flood", reason: "there are too many frames that carry nothing" };
+const FLOOD: Refusal = Refusal {
+    status: 429,
+    cause: Cause::ClientFlood,
+    reason: "there are too many frames that carry nothing",
+};
 /// What a client says before its first frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 const FRAME_HEAD: usize = 9;

@@ -2,7 +2,7 @@
 //!
 //! Owns which byte may stand where. Each question is one look into a table; nothing here knows a field or a state.
 
-use super::Refusal;
+use super::{Cause, Refusal};
 
 /// `host`, `host:port` or `[v6]:port`. Userinfo, lists, escapes and paths are no authority of ours.
 pub fn authority_is_valid(authority: &[u8]) -> bool {
@@ -93,7 +93,7 @@ pub(super) fn as_str(bytes: &[u8]) -> Option<&str> {
 }
 
 pub(super) const fn bad(reason: &'static str) -> Refusal {
-    Refusal { status: 400, code: "bad_request", reason }
+    Refusal { status: 400, cause: Cause::BadRequest, reason }
 }
 
 pub(super) const BARE_LF: Refusal = bad("a line ends with LF instead of CRLF");

@@ -3,11 +3,11 @@
 //! Owns the grammar of RFC 9112 as far as framing, authority and field syntax go, in its strict reading: whatever two parsers
 //! could take in two ways is refused. It looks at bytes only: it never changes one, never allocates and never waits.
 
-use super::Refusal;
 use super::grammar::{
     BARE_CR, BARE_LF, TARGET, TOKEN, all, as_str, authority_is_valid, bad, is, span, token_span, trim,
     value_span,
 };
+use super::{Cause, Refusal};
 
 /// How large a head may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -482,22 +482,25 @@ const CONNECTION_OPTIONS: usize = 10;
 const LOGGED_PATH_LIMIT: usize = 2048;
 
 const NO_TUNNELS: Refusal =
-    Refusal { status: 405, code: "method_not_allowed", reason: "CONNECT is not allowed here" };
+    Refusal { status: 405, cause: Cause::MethodNotAllowed, reason: "CONNECT is not allowed here" };
 const TARGET_TOO_LONG: Refusal =
-    Refusal { status: 414, code: "bad_request", reason: "the request line is too long" };
-const EXPECTATION: Refusal =
-    Refusal { status: 417, code: "bad_request", reason: "only the expectation `100-continue` can be met" };
+    Refusal { status: 414, cause: Cause::BadRequest, reason: "the request line is too long" };
+const EXPECTATION: Refusal = Refusal {
+    status: 417,
+    cause: Cause::BadRequest,
+    reason: "only the expectation `100-continue` can be met",
+};
 const FIELD_TOO_LARGE: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "a header is too large" };
+    Refusal { status: 431, cause: Cause::HeadersTooLarge, reason: "a header is too large" };
 const HEAD_TOO_LARGE: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "the headers are too large" };
+    Refusal { status: 431, cause: Cause::HeadersTooLarge, reason: "the headers are too large" };
 const TOO_MANY_FIELDS: Refusal =
-    Refusal { status: 431, code: "headers_too_large", reason: "there are too many headers" };
+    Refusal { status: 431, cause: Cause::HeadersTooLarge, reason: "there are too many headers" };
 const METHOD_TOO_LONG: Refusal =
-    Refusal { status: 501, code: "bad_request", reason: "the method is not known here" };
+    Refusal { status: 501, cause: Cause::BadRequest, reason: "the method is not known here" };
 const UNSUPPORTED_CODING: Refusal = Refusal {
     status: 501,
-    code: "unsupported_coding",
+    cause: Cause::UnsupportedCoding,
     reason: "the only transfer coding understood here is chunked",
 };
 

@@ -87,11 +87,43 @@ pub struct Refused<'a> {
 #[error("{reason}")]
 pub struct Refusal {
     pub status: u16,
-    pub code: &'static str,
+    pub cause: Cause,
     pub reason: &'static str,
+}
+
+/// What a refusal is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    BadRequest,
+    MethodNotAllowed,
+    HeadersTooLarge,
+    UnsupportedCoding,
+    RequestTimeout,
+    ClientSlow,
+    ClientFlood,
+    Overloaded,
+    Draining,
+}
+
+impl Cause {
+    /// The word for it in answers, log and metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Cause::BadRequest => "bad_request",
+            Cause::MethodNotAllowed => "method_not_allowed",
+            Cause::HeadersTooLarge => "headers_too_large",
+            Cause::UnsupportedCoding => "unsupported_coding",
+            Cause::RequestTimeout => "request_timeout",
+            Cause::ClientSlow => "client_slow",
+            Cause::ClientFlood => "client_flood",
+            Cause::Overloaded => "overloaded",
+            Cause::Draining => "draining",
+        }
+    }
 }
 
 /// Where the rest of a body does not come.
 const BODY_STALLED: Refusal =
-    Refusal { status: 408, code: "request_timeout", reason: "the body took too long to arrive" };
-const DRAINING: Refusal = Refusal { status: 503, code: "draining", reason: "the gateway is shutting down" };
+    Refusal { status: 408, cause: Cause::RequestTimeout, reason: "the body took too long to arrive" };
+const DRAINING: Refusal =
+    Refusal { status: 503, cause: Cause::Draining, reason: "the gateway is shutting down" };

@@ -41,7 +41,7 @@ use super::lent::Lent;
 use super::linger::linger;
 use super::pace::{Download, Upload};
 use super::patience::Patience;
-use super::{BODY_STALLED, DRAINING, Ends, Refusal, Refused, RequestId, Terms, answer};
+use super::{BODY_STALLED, Cause, DRAINING, Ends, Refusal, Refused, RequestId, Terms, answer};
 
 /// A connection as Pingora sees it.
 pub struct Wire {
@@ -398,7 +398,7 @@ impl Wire {
             method,
             path,
             status: refusal.status,
-            code: refusal.code,
+            code: refusal.cause.code(),
             bytes_in: head.len(),
             bytes_out: self.out.len() - before,
             duration: self.since.elapsed(),
@@ -640,9 +640,9 @@ impl fmt::Debug for Wire {
 
 const INNER: &str = "the inner stream is taken only by drop";
 const TOO_SLOW: Refusal =
-    Refusal { status: 408, code: "request_timeout", reason: "the headers took too long to arrive" };
+    Refusal { status: 408, cause: Cause::RequestTimeout, reason: "the headers took too long to arrive" };
 const NOT_TAKEN: Refusal =
-    Refusal { status: 408, code: "client_slow", reason: "the answer was not taken in time" };
+    Refusal { status: 408, cause: Cause::ClientSlow, reason: "the answer was not taken in time" };
 const HOLD_STEP: usize = 4 * 1024;
 /// How long nothing may be there for a client that closed its side until it is taken to have left. Longer than tools wait that send,
 /// half-close and read.

@@ -5,7 +5,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::ctx::RequestCtx;
-use crate::downstream::{Guard, Refusal};
+use crate::downstream::{Cause, Guard, Refusal};
 use crate::error::GatewayError;
 
 /// An error of ours on its way through Pingora; the context holds the reason itself.
@@ -56,18 +56,20 @@ pub(super) fn reason(error: &Error) -> GatewayError {
 
 /// The reason behind a refusal of the wire.
 pub(super) fn refused(refusal: Refusal) -> GatewayError {
-    match refusal.code {
-        "request_timeout" => GatewayError::RequestTimeout,
-        "body_too_large" => GatewayError::BodyTooLarge,
-        "headers_too_large" => GatewayError::HeadersTooLarge,
-        "unsupported_coding" => GatewayError::UnsupportedCoding,
-        "client_slow" => GatewayError::ClientSlow,
-        "client_flood" => GatewayError::ClientFlood,
-        "draining" => GatewayError::Draining,
-        _ => match StatusCode::from_u16(refusal.status) {
+    match refusal.cause {
+        Cause::BadRequest => match StatusCode::from_u16(refusal.status) {
             Ok(StatusCode::BAD_REQUEST) | Err(_) => GatewayError::BadRequest(refusal.reason),
             Ok(status) => GatewayError::BadRequestAs(status, refusal.reason),
         },
+        // Of a tunnel, which has no path of ours.
+        Cause::MethodNotAllowed => GatewayError::MethodNotAllowed("".into()),
+        Cause::HeadersTooLarge => GatewayError::HeadersTooLarge,
+        Cause::UnsupportedCoding => GatewayError::UnsupportedCoding,
+        Cause::RequestTimeout => GatewayError::RequestTimeout,
+        Cause::ClientSlow => GatewayError::ClientSlow,
+        Cause::ClientFlood => GatewayError::ClientFlood,
+        Cause::Overloaded => GatewayError::Overloaded,
+        Cause::Draining => GatewayError::Draining,
     }
 }
 
@@ -115,5 +117,29 @@ fn downstream(kind: &ErrorType) -> GatewayError {
         ReadError | WriteError | ConnectionClosed | H2Error => GatewayError::ClientGone,
         WriteTimedout => GatewayError::ClientSlow,
         _ => GatewayError::BadRequest("the request's body is malformed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_wire_refuses_keeps_its_name_and_its_status() {
+        for (status, cause) in [
+            (400, Cause::BadRequest),
+            (414, Cause::BadRequest),
+            (405, Cause::MethodNotAllowed),
+            (431, Cause::HeadersTooLarge),
+            (501, Cause::UnsupportedCoding),
+            (408, Cause::RequestTimeout),
+            (408, Cause::ClientSlow),
+            (429, Cause::ClientFlood),
+            (503, Cause::Overloaded),
+            (503, Cause::Draining),
+        ] {
+            let error = refused(Refusal { status, cause, reason: "" });
+            assert_eq!((error.code(), error.status().as_u16()), (cause.code(), status));
+        }
     }
 }

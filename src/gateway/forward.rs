@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, DATE, FORWARDED, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts as ReqParts;
 use http::response::Parts as RespParts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
@@ -16,29 +18,15 @@ use super::purpose;
 use crate::downstream::{Ends, address_value, authority_is_valid};
 use crate::error::GatewayError;
 use crate::platforms::head::{
-    HopByHop, is_hop_by_hop, looks_like_another, nominated, refuse_look_alikes, remove_fields,
+    HopByHop, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP,
+    X_REQUEST_ID, is_hop_by_hop, looks_like_another, refuse_look_alikes, remove_fields,
 };
 use crate::platforms::{Origin, Streamed, Target};
 use crate::upstream::{Keepalive, Use};
 use crate::values::Scheme;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Hop-by-hop fields of an answer. `Transfer-Encoding` is not among them: Pingora frames by it.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("te"),
-    HeaderName::from_static("trailer"),
-    HeaderName::from_static("upgrade"),
-];
+/// What Pingora makes anew or frames by, in an answer.
+const PINGORAS: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING];
 
 /// Who asks, as far as the function is told.
 #[derive(Debug, Clone)]
@@ -271,25 +259,20 @@ pub fn adopt(resp: &mut ResponseHeader, request_id: &str) -> pingora::Result<()>
 /// Removes what belongs to the function's connection and not to the client's, and states the length once. Most answers have few
 /// fields and none of these, so one look at all names is cheaper than to ask the map for each of them.
 fn tidy(headers: &mut HeaderMap) -> pingora::Result<()> {
-    let (mut is_hop_by_hop, mut lengths) = (false, 0);
+    let (mut has_hop_by_hop, mut lengths) = (false, 0);
     for name in headers.iter().map(|(name, _)| name) {
         lengths += usize::from(name == CONTENT_LENGTH);
-        is_hop_by_hop |= name == CONNECTION || HOP_BY_HOP.contains(name);
+        has_hop_by_hop |= is_hop_by_hop(name) && name != TRANSFER_ENCODING;
     }
-    if is_hop_by_hop {
+    if has_hop_by_hop {
         strip_hop_by_hop(headers);
     }
     if lengths > 0 { state_length_once(headers) } else { Ok(()) }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let nominated: Vec<HeaderName> = nominated(headers.get_all(CONNECTION).iter())
-        // These steer the framing of this very message, which is Pingora's.
-        .filter(|name| !matches!(name.as_str(), "close" | "content-length" | "transfer-encoding" | "date"))
-        .collect();
-    for name in nominated.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
+    let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
+    remove_fields(headers, |name| hop_by_hop.is_of_connection(name) && !PINGORAS.contains(name));
 }
 
 /// Pingora takes a length that a function says twice, if it is the same, or with leading zeros; the client gets it once (RFC 9110
@@ -405,6 +388,8 @@ mod tests {
             ("x-inner", "1"),
             ("keep-alive", "timeout=5"),
             ("proxy-authenticate", "Basic"),
+            ("proxy-authorization", "Basic"),
+            ("http2-settings", "AAMAAABk"),
             ("trailer", "x"),
             ("upgrade", "h2c"),
             ("x-outer", "2"),

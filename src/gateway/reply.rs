@@ -6,8 +6,8 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::ctx::RequestCtx;
-use super::forward::X_REQUEST_ID;
 use crate::error::GatewayError;
+use crate::platforms::head::X_REQUEST_ID;
 
 /// Answers with the reason: `{"error":{"code":…,"message":…,"route":…,"request_id":…}}`.
 pub(super) async fn refuse(

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -216,13 +216,18 @@ impl HopByHop {
     }
 
     pub fn contains(&self, name: &HeaderName) -> bool {
-        self.is_of_connection(name) || matches!(name.as_str(), "content-length" | "expect")
+        self.is_of_connection(name) || is_framing(name)
     }
 
     /// The same without framing.
     pub fn is_of_connection(&self, name: &HeaderName) -> bool {
         is_hop_by_hop(name) || self.nominated.contains(name)
     }
+}
+
+/// Whether a field of this name says how the body of its message comes.
+pub fn is_framing(name: &HeaderName) -> bool {
+    *name == CONTENT_LENGTH || *name == EXPECT
 }
 
 /// Whether a field of this name speaks of one connection only, wherever it stands (RFC 9110 section 7.6.1).
@@ -242,6 +247,20 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
+/// Whether the gateway sets the field of this name in every request.
+pub fn is_gateways(name: &HeaderName) -> bool {
+    const ALL: [HeaderName; 6] =
+        [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP, X_REQUEST_ID];
+    ALL.contains(name)
+}
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Leaves out what speaks of the client's connection only.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
@@ -249,7 +268,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// The fields that a `Connection` header names. What is no name names none.
-pub fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = HeaderName> {
+fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = HeaderName> {
     connection
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())

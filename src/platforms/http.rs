@@ -6,9 +6,10 @@
 //!                                          X-Api-Key: …
 //! ```
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use indexmap::IndexMap;
@@ -17,7 +18,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults, RawScheme};
-use super::head::{Host, TargetPath, looks_like_another, refuse_look_alikes};
+use super::head::{
+    Host, TargetPath, is_framing, is_gateways, is_hop_by_hop, looks_like_another, refuse_look_alikes,
+};
 use super::template::{Names, Route};
 use super::{Call, Compiled, Sought, Streamed, StreamedTarget, Target, Verdict};
 use crate::diag::{Invalid, Scope};
@@ -173,11 +176,19 @@ fn compile_headers(
     raw: IndexMap<String, RawSecret>,
     scope: &Scope<'_>,
 ) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let mut places = HashMap::new();
     let compiled: Vec<_> = raw
         .into_iter()
-        .map(|(name, value)| {
-            let scope = scope.key(&name);
-            let name = scope.accept(header_name(&name));
+        .map(|(text, value)| {
+            let scope = scope.key(&text);
+            let refuse = |Invalid { message, hint }| scope.reject_key(message, hint);
+            let name = header_name(&text).map_err(refuse).ok();
+            if let Some(name) = &name
+                && let Some(first) = places.insert(name.clone(), scope.place().clone())
+            {
+                let message = format!("`{text}` differs from another header by its case only");
+                scope.reject_second(message, Some("leave one of them out"), first);
+            }
             let is_literal = matches!(value, RawSecret::Literal(_));
             let value = match value {
                 // A plain header value is no secret, and may stand in any file.
@@ -198,14 +209,18 @@ fn compile_headers(
 fn header_name(text: &str) -> Result<HeaderName, Invalid> {
     let name =
         HeaderName::try_from(text).map_err(|_| Invalid::new(format!("`{text}` is not a header name")))?;
-    match name.as_str() {
-        "host" => Err(Invalid::new("`Host` is set by the key `host`")),
-        "connection" | "content-length" | "transfer-encoding" | "upgrade" | "te" | "trailer"
-        | "keep-alive" | "proxy-connection" => {
-            Err(Invalid::new(format!("`{text}` belongs to the connection and cannot be set")))
-        }
-        _ => Ok(name),
+    let belongs_to = |owner| Invalid::new(format!("`{text}` belongs to the {owner} and cannot be set"));
+    if name == HOST {
+        return Err(Invalid::new("`Host` is set by the key `host`"));
     }
+    if is_hop_by_hop(&name) || is_framing(&name) {
+        return Err(belongs_to("connection"));
+    }
+    if is_gateways(&name) {
+        return Err(belongs_to("gateway")
+            .hint("each request gets its own, which says who asks or how the log names it; leave it out"));
+    }
+    Ok(name)
 }
 
 const LARGEST_WEIGHT: u32 = 1_000;

@@ -88,8 +88,8 @@ pub enum Verdict {
     Failed(Reported),
     /// What it means stands at the beginning of its body, which passes as it is: [`Streamed::read_body`] is asked.
     InBody,
-    /// The body has to be changed: it is held, up to so many bytes, and goes through [`Streamed::map_body`]. Only a body that is
-    /// not encoded can be, so whoever wants this takes `Accept-Encoding` off the request.
+    /// The body has to be changed: it is held, up to so many bytes, and goes through [`Streamed::map_body`]. Whoever wants this
+    /// lets `Accept-Encoding` ask for no coding that it does not undo there, and takes `Content-Encoding` off the answer.
     Rewritten { limit: usize },
 }
 

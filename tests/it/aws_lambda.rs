@@ -1,8 +1,14 @@
 //! Lambda's API, as moto plays it and as origins do that fail in its ways.
 
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
 use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 
 use crate::harness::*;
 
@@ -149,6 +155,56 @@ async fn a_deadline_holds_while_credentials_are_waited_for() {
     let answer = gateway.get("/fn").await;
 
     assert_eq!((answer.status(), answer.code().as_str()), (504, "deadline"));
+}
+
+#[tokio::test]
+async fn nothing_is_signed_with_expired_credentials_while_their_source_hangs() {
+    const LIFE: Duration = Duration::from_secs(4);
+    let (gate, first_expiry) = (Gate::closed(), Arc::new(OnceLock::new()));
+    let given = Arc::clone(&first_expiry);
+    let source = Origin::http1().gated(&gate, move |mut exchange, gate| {
+        let now = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap();
+        let is_first = given.set(now + LIFE).is_ok();
+        let expiry = now + if is_first { LIFE } else { HOUR };
+        let expiry = expiry.format(&Rfc3339).unwrap();
+        async move {
+            gate.passed().await;
+            let keys =
+                json!({ "AccessKeyId": "AKID", "SecretAccessKey": "s", "Token": "t", "Expiration": expiry });
+            exchange.answer(Reply::json(&keys)).await;
+        }
+    });
+    let source = source.start().await;
+    let origin = answering(Reply::json(&json!({}))).await;
+    let target = format!(
+        "aws_lambda: {{ function: f, region: eu-west-1, endpoint: '{}', connect_timeout: 500ms, \
+         authorization: {{ iam: {{ source: container }} }} }}",
+        origin.url()
+    );
+    gate.open();
+    let gateway = Gateway::builder()
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("{}/keys", source.url()))
+        .start(&route("/fn", &target))
+        .await;
+    let answers = async |status: u16| {
+        let call = async || Some(gateway.get("/fn").await).filter(|answer| answer.status() == status);
+        eventually(&format!("an answer {status}"), PATIENCE, call).await
+    };
+
+    answers(200).await;
+    assert_eq!(answers(502).await.code(), "no_credential");
+    let expiry = first_expiry
+        .get()
+        .unwrap()
+        .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
+        .unwrap();
+    for signed in origin.requests() {
+        let at = signed.header("x-amz-date").unwrap();
+        assert!(at < expiry.as_str(), "signed at {at} with keys that expired at {expiry}");
+    }
+
+    (0..10).for_each(|_| gate.open());
+    answers(200).await;
 }
 
 #[tokio::test]
@@ -408,3 +464,5 @@ fn said(head: &str, body: &str) -> Vec<u8> {
 fn complete(payload: &str) -> Vec<u8> {
     message("event", "InvokeComplete", payload.as_bytes())
 }
+
+const HOUR: Duration = Duration::from_secs(3600);

@@ -222,6 +222,29 @@ async fn routes_prints_the_table_and_explains_a_choice() {
 }
 
 #[tokio::test]
+async fn a_reader_that_has_left_changes_no_exit_code() {
+    let file = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file.into_temp_path()
+    };
+    let (good, bad) = (file(&route("/a", GOOD)), file("routes: 5\n"));
+    let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
+    for (arguments, code) in [
+        (&["check", good][..], 0),
+        (&["check", bad], 78),
+        (&["routes", "-c", good], 0),
+        (&["routes", "-c", bad], 78),
+        (&["routes", "-c", good, "--explain", "GET http://host/a"], 0),
+        (&["routes", "-c", good, "--explain", "GET http://host/none"], 1),
+        (&["routes", "-c", good, "--explain", "no request"], 1),
+        (&["run", "-c", bad], 78),
+    ] {
+        assert_eq!(run_unread(arguments).await, Some(code), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_route_that_refuses_what_it_matches_does_not_serve_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let named = "http: { url: 'http://127.0.0.1:1/{name}', allow: [ 'img-*' ] }";

@@ -36,7 +36,7 @@ fn write_profile(file: &Path) {
 
 #[tokio::test(start_paused = true)]
 async fn credentials_are_renewed_in_the_last_quarter_of_their_life() {
-    let kept = Kept::default();
+    let kept = Kept::unasked();
     let fetches = RefCell::new(Vec::new());
     let fetch = || {
         fetches.borrow_mut().push(Instant::now());
@@ -54,7 +54,7 @@ async fn credentials_are_renewed_in_the_last_quarter_of_their_life() {
 
 #[tokio::test(start_paused = true)]
 async fn what_never_expires_is_looked_at_every_minute() {
-    let kept = Kept::default();
+    let kept = Kept::unasked();
     let fetches = Cell::new(0);
     let fetch = || {
         fetches.set(fetches.get() + 1);
@@ -64,15 +64,15 @@ async fn what_never_expires_is_looked_at_every_minute() {
     let _ = timeout(UNDATED_LIFE * 2 + SHORTEST_PAUSE, kept.renew("test", fetch)).await;
 
     assert_eq!(fetches.get(), 3);
-    assert_eq!(id(kept.current.load_full()), Some(keys("AKID3", None).digest()));
+    assert_eq!(id(kept.current()), Some(keys("AKID3", None).digest()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_valid_stays_in_use_while_renewals_fail() {
-    let kept = Kept::default();
+    let kept = Kept::unasked();
     let attempts = RefCell::new(Vec::new());
     let fetch = || {
-        let known = id(kept.current.load_full());
+        let known = id(kept.current());
         attempts.borrow_mut().push((Instant::now(), known));
         let answer = match attempts.borrow().len() {
             1 => Ok(in_an_hour("OLD")),
@@ -95,21 +95,21 @@ async fn what_is_valid_stays_in_use_while_renewals_fail() {
 }
 
 #[test]
-fn what_has_expired_is_no_longer_offered() {
-    let kept = Kept::default();
+fn what_has_expired_is_forgotten_when_the_source_fails() {
+    let kept = Kept::unasked();
     let fails = || kept.failed("test", 2, &anyhow!("no"));
 
     kept.publish("test", keys("AKID", Some(SystemTime::now() + Duration::from_millis(10_500))));
     assert!(fails() <= Duration::from_millis(10_500), "tried again only after they have expired");
-    assert!(kept.current.load().is_some());
+    assert!(kept.found.load().is_some());
 
     kept.publish("test", keys("AKID", None));
     fails();
-    assert!(kept.current.load().is_some());
+    assert!(kept.found.load().is_some());
 
     kept.publish("test", keys("AKID", Some(SystemTime::now() - SHORTEST_PAUSE)));
     fails();
-    assert!(kept.current.load().is_none());
+    assert!(kept.found.load().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,6 +169,56 @@ async fn where_nothing_is_found_nobody_waits_twice() {
     // The source has answered, so an hour's patience is not used.
     let refused = timeout(Duration::from_secs(10), keeper.ready(HOUR)).await.unwrap();
     assert_eq!(refused.unwrap_err(), GatewayError::NoCredential);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_expired_ones_the_source_is_waited_for_as_with_none() {
+    let expired = || keys("OLD", Some(SystemTime::now() - SHORTEST_PAUSE));
+    let keeper = |expected| {
+        let kept = Arc::new(Kept::unasked());
+        kept.found.store(Some(Arc::new(expired())));
+        kept.expected.send_replace(expected);
+        Keeper { kept, task: None }
+    };
+
+    let renewing = keeper(true);
+    assert!(renewing.current().is_none());
+    let began = Instant::now();
+    let refused = renewing.ready(SHORTEST_PAUSE).await.unwrap_err();
+    assert_eq!((refused, began.elapsed()), (GatewayError::NoCredential, SHORTEST_PAUSE));
+    let fetch = || async {
+        tokio::time::sleep(SHORTEST_PAUSE).await;
+        Ok(in_an_hour("NEW"))
+    };
+    tokio::select! {
+        credentials = renewing.ready(HOUR) => {
+            assert_eq!(credentials.unwrap().digest(), in_an_hour("NEW").digest());
+        }
+        _ = renewing.kept.renew("test", fetch) => {}
+    }
+
+    // Whom a failed source has left with them does not wait for its next attempt.
+    let began = Instant::now();
+    let refused = keeper(false).ready(HOUR).await.unwrap_err();
+    assert_eq!((refused, began.elapsed()), (GatewayError::NoCredential, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_expected_until_the_source_fails_and_when_it_has_answered_again() {
+    let kept = Kept::unasked();
+    let attempts = RefCell::new(Vec::new());
+    let fetch = || {
+        attempts.borrow_mut().push(*kept.expected.borrow());
+        let answer = match attempts.borrow().len() {
+            2 | 3 => Err(anyhow!("no")),
+            _ => Ok(in_an_hour("AKID")),
+        };
+        async { answer }
+    };
+    let _ = timeout(HOUR * 2, kept.renew("test", fetch)).await;
+
+    assert_eq!(attempts.take()[..5], [true, true, false, false, true]);
+    assert!(!*kept.expected.borrow(), "nobody is asked now");
 }
 
 #[tokio::test]

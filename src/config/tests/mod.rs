@@ -207,6 +207,24 @@ mod defaults {
     }
 
     #[test]
+    fn an_ipv4_network_in_ipv6_clothes_is_the_ipv4_network() {
+        for (written, meant) in [
+            ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.1.2.3/112", "10.1.0.0/16"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+        ] {
+            let yaml =
+                format!("trusted_proxies: [ '{written}' ]\ndeny_addresses: [ '{written}' ]\nroutes: []\n");
+            let Plan { settings, .. } = plan(load_yaml(&yaml));
+            assert_eq!(settings.trusted_proxies, [meant.parse().unwrap()], "{written}");
+            assert_eq!(*settings.deny_addresses, [meant.parse().unwrap()], "{written}");
+        }
+    }
+
+    #[test]
     fn the_access_log_is_off_in_both_spellings() {
         for log in ["off", "{ path: off }"] {
             let loaded = load_yaml(&format!("access_log: {log}\n{}", routes(&[("a", "/a")])));

@@ -19,11 +19,11 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{CALL_ID, refusal, warn_without_tls};
-use crate::aws::{SigningScope, iam, sign, strip_reserved};
+use crate::aws::{SigningScope, iam, is_reserved, sign};
 use crate::diag::{Invalid, Scope, given};
 use crate::error::{GatewayError, Reported};
 use crate::platforms::connection::{self, Base, Defaults, held_limit};
-use crate::platforms::head::{Host, Prefer, TargetPath, strip_hop_by_hop};
+use crate::platforms::head::{Host, Prefer, TargetPath, remove_fields, strip_hop_by_hop};
 use crate::platforms::template::Names;
 use crate::platforms::{
     BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Sought, Streamed,
@@ -56,7 +56,7 @@ impl Streamed for Url {
     }
 
     fn rewrite_request(&self, call: &Call<'_>, req: &mut Parts) -> Result<(), GatewayError> {
-        strip_reserved(&mut req.headers);
+        remove_fields(&mut req.headers, is_reserved);
         self.path.apply(call, req)?;
         self.host.apply(call, req)?;
         if let Some(key) = self.apikey.as_ref().filter(|_| !self.takes(req, &API_KEY)) {

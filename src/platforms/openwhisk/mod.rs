@@ -33,7 +33,7 @@ use serde::Deserialize;
 use self::answer::Asked;
 use super::connection::{self, Base, Defaults, held_limit, held_response};
 use super::envelope::JSON;
-use super::head::{Host, basic_authorization, target_uri};
+use super::head::{Host, X_REQUEST_ID, basic_authorization, target_uri};
 use super::template::{Name, Names, Parameters, Route};
 use super::{BodyLimits, Buffered, BufferedTarget, Call, Compiled, Seal, Sought, Target};
 use crate::diag::{Invalid, Scope, given};
@@ -166,7 +166,7 @@ impl Buffered for Action {
         if let Some(target) = &self.target {
             req.set_uri(target_uri(target.fill(call.parameters)?)?);
         }
-        req.insert_header(REQUEST_ID, id).map_err(|_| GatewayError::Internal)?;
+        req.insert_header(X_REQUEST_ID, id).map_err(|_| GatewayError::Internal)?;
         Ok(body)
     }
 
@@ -321,7 +321,6 @@ fn is_activation_id(id: &[u8]) -> bool {
 }
 
 const ACTIVATION_ID: HeaderName = HeaderName::from_static("x-openwhisk-activation-id");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const LONGEST_NAME: usize = 256;
 

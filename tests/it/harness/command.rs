@@ -51,6 +51,14 @@ pub(crate) async fn run(arguments: &[&str]) -> Check {
     run_with(arguments, &[]).await
 }
 
+/// Its exit code, where nobody reads what it says.
+pub(crate) async fn run_unread(arguments: &[&str]) -> Option<i32> {
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    let mut command = Command::new(BINARY.as_str());
+    command.args(arguments).stdin(Stdio::null()).stdout(closed()).stderr(closed()).kill_on_drop(true);
+    within("the command to end", command.status()).await.unwrap().code()
+}
+
 /// The same with these variables in its environment, which is empty otherwise.
 pub(crate) async fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> Check {
     let mut command = Command::new(BINARY.as_str());

@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use client::{Client, Echo, Http2, Request, Response, tls};
-pub(crate) use command::{check, run, run_with};
+pub(crate) use command::{check, run, run_unread, run_with};
 pub(crate) use exchange::{Exchange, Reply};
 pub(crate) use footprint::Footprint;
 pub(crate) use framework::Framework;

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+use crate::aws::is_reserved;
 use crate::error::GatewayError;
 use crate::platforms::Call;
 use crate::platforms::head::{HopByHop, field_text};
@@ -180,11 +181,7 @@ fn decoded(text: &str) -> Cow<'_, str> {
 /// The client's header fields without those that speak of a connection, or that only AWS may set.
 fn fields(headers: &HeaderMap, length: usize) -> IndexMap<&str, Vec<Cow<'_, str>>> {
     let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
-    let passes = |name: &&HeaderName| {
-        !hop_by_hop.contains(name)
-            && !name.as_str().starts_with("x-amz-")
-            && !name.as_str().starts_with("x-amzn-")
-    };
+    let passes = |name: &&HeaderName| !hop_by_hop.contains(name) && !is_reserved(name);
     let values = |name| headers.get_all(name).iter().map(|value| field_text(value.as_bytes())).collect();
     let mut fields: IndexMap<_, _> =
         headers.keys().filter(passes).map(|name| (name.as_str(), values(name))).collect();
