@@ -37,10 +37,10 @@ impl Gateway {
 
         let head = session.req_header();
         if routing::UNSERVED.contains(&head.method) || head.uri.path() == "*" {
+            // Where a tunnel would lead to, no method is allowed.
+            let allow = if head.method == Method::CONNECT { "" } else { SERVED };
             session.set_keepalive(None);
-            return Err(GatewayError::MethodNotAllowed(
-                "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into(),
-            ));
+            return Err(GatewayError::MethodNotAllowed(allow.into()));
         }
         if session.req_header().version == http::Version::HTTP_2 {
             // The wire has seen to all of it for HTTP/1.
@@ -108,5 +108,6 @@ pub(super) fn body_length(head: &RequestHeader) -> Option<u64> {
     head.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+const SERVED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// How long the rest of a body is read that nobody wants, to keep the connection.
 const DRAIN: Duration = Duration::from_secs(5);

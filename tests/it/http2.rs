@@ -232,6 +232,53 @@ async fn what_is_malformed_never_becomes_a_request() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_clear_authority_is_told_of() {
+    let (gateway, _origin, ca) = guarded().await;
+    let asked: &[(&str, &[u8])] = &[(":method", b"GET"), (":scheme", b"https"), (":path", b"/fn/x")];
+    let local: (&str, &[u8]) = ("host", b"localhost");
+    let with = |more: &[(&'static str, &'static [u8])]| [asked, more].concat();
+    let cases = [
+        with(&[]),
+        with(&[local, local]),
+        with(&[(":authority", b"user@localhost")]),
+        [&[(":authority", &b"localhost"[..])], asked, &[("host", &b"evil"[..])]].concat(),
+    ];
+
+    for fields in &cases {
+        assert_eq!(frames(&gateway, &ca, fields).await, Outcome::Answered { ok: false }, "{fields:?}");
+    }
+
+    let log = gateway.access_log(cases.len()).await;
+    assert_eq!(log.len(), cases.len());
+    for line in log {
+        assert_eq!((&line["status"], &line["reason"]), (&400.into(), &"bad_request".into()), "{line}");
+        assert_eq!((&line["protocol"], &line["client"]), (&"HTTP/2".into(), &"127.0.0.1".into()), "{line}");
+    }
+    gateway.counts("fngate_failures_total", &[("code", "bad_request")], cases.len() as f64).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_is_refused_alike_over_both_protocols() {
+    let (gateway, _origin, ca) = guarded().await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let request = hyper::Request::connect("localhost:443").body(Full::default()).unwrap();
+
+    let over_http2 = Http2::read(client.call(request).await.unwrap()).await;
+    let mut client = gateway.client().await;
+    client.send("CONNECT localhost:443 HTTP/1.1\r\nHost: localhost:443\r\n\r\n").await;
+    let over_http1 = client.response("GET").await;
+
+    for (protocol, answer) in [("HTTP/2", over_http2), ("HTTP/1.1", over_http1)] {
+        assert_eq!((answer.status(), answer.code().as_str()), (405, "method_not_allowed"), "{protocol}");
+        assert_eq!(answer.header("allow"), Some(""), "{protocol}");
+        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        assert_eq!((&line["status"], &line["protocol"]), (&405.into(), &protocol.into()));
+        assert_eq!((&line["method"], &line["path"]), (&"CONNECT".into(), &"-".into()), "{protocol}");
+    }
+    gateway.counts("fngate_failures_total", &[("code", "method_not_allowed")], 2.0).await;
+}
+
+#[tokio::test]
 async fn a_head_may_be_as_large_as_one_of_the_old_version() {
     let (gateway, origin, ca) = guarded().await;
     let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
