@@ -482,12 +482,18 @@ fn answered(session: &Session) {
     }
 }
 
-/// Whether nothing failed but to read the rest of a body after the whole answer.
+/// Whether nothing failed but to read something after the whole answer: the rest of the client's body, or what a function has to say
+/// after an answer that ends with its head.
 fn ended_well(session: &Session, error: &Error) -> bool {
     let is_read = !matches!(error.etype(), ErrorType::WriteError | ErrorType::WriteTimedout);
-    *error.esource() == ErrorSource::Downstream
-        && is_read
-        && Wire::of(session.as_downstream()).is_some_and(Wire::is_answered)
+    let is_nobodys = match error.esource() {
+        ErrorSource::Downstream => true,
+        ErrorSource::Upstream => session
+            .response_written()
+            .is_some_and(|written| is_bodiless(&session.req_header().method, written)),
+        _ => false,
+    };
+    is_nobodys && is_read && Wire::of(session.as_downstream()).is_some_and(Wire::is_answered)
 }
 
 fn purpose(session: &Session) -> Use {

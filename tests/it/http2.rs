@@ -721,6 +721,43 @@ async fn an_answer_with_trailers_ends_the_wait_for_a_body() {
     assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), None), "{line}");
 }
 
+/// RFC 9110 section 6.4.1; the library takes the third for a fault (RFC 9113 section 8.1.1 does not).
+#[tokio::test]
+async fn an_answer_without_a_body_ends_with_its_head() {
+    let (setting, ca, gateway) = spoken().await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+
+    for (method, fields, data) in [
+        ("GET", vec![(":status", "204")], "EVIL"),
+        ("GET", vec![(":status", "304")], "EVIL"),
+        ("GET", vec![(":status", "304"), ("content-length", "5")], ""),
+        ("GET", vec![(":status", "204")], ""),
+        ("HEAD", vec![(":status", "200"), ("content-length", "5")], ""),
+    ] {
+        setting.say(&fields, data.as_bytes(), &[]);
+        let status: u16 = fields[0].1.parse().unwrap();
+        // Whether the fault is seen together with the head is a matter of luck.
+        for _ in 0..10 {
+            let request = Request::new(method, "/fn");
+            let over_http1 = gateway.send(&request).await;
+            let request =
+                hyper::Request::builder().method(method).uri("https://localhost/fn").body(Full::default());
+            let over_http2 = Http2::read(client.call(request.unwrap()).await.unwrap()).await;
+
+            for (protocol, answer) in [("HTTP/1", over_http1), ("HTTP/2", over_http2)] {
+                let what = format!("{method} {fields:?} {protocol}: {answer:?}");
+                assert_eq!(
+                    (answer.status(), answer.text().as_str(), answer.whole),
+                    (status, "", true),
+                    "{what}"
+                );
+                let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+                assert_eq!((&line["status"], &line["reason"]), (&status.into(), &().into()), "{what}");
+            }
+        }
+    }
+}
+
 /// RFC 9112 section 6.1.
 #[tokio::test]
 async fn a_client_of_the_old_version_gets_no_chunks_of_a_function_of_http2() {
@@ -763,6 +800,41 @@ async fn an_idle_connection_is_told_that_it_ends() {
     let mut client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
     assert_eq!(client.call(Http2::get("https://localhost/fn")).await.unwrap().status(), 200);
     client.ended().await;
+}
+
+/// A function of HTTP/2 on `/fn` that says what it was told last.
+struct Spoken(Arc<Mutex<Vec<Frame>>>);
+
+/// Kind, flags and payload.
+type Frame = (u8, u8, Vec<u8>);
+
+impl Spoken {
+    /// The head does not end the stream; without trailers the body does.
+    fn say(&self, head: &[(&str, &str)], body: &[u8], trailers: &[(&str, &str)]) {
+        let block = |fields: &[(&str, &str)]| {
+            block(&fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect::<Vec<_>>())
+        };
+        let mut frames = vec![(HEADERS, END_OF_HEADERS, block(head))];
+        frames.push((DATA, u8::from(trailers.is_empty()), body.to_vec()));
+        if !trailers.is_empty() {
+            frames.push((HEADERS, END_OF_ALL, block(trailers)));
+        }
+        *self.0.lock().unwrap() = frames;
+    }
+}
+
+async fn spoken() -> (Spoken, Ca, Gateway) {
+    let spoken = Spoken(Arc::default());
+    let frames = Arc::clone(&spoken.0);
+    let (addr, _) = function_of_frames(move |stream| {
+        let frames = frames.lock().unwrap();
+        frames.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, stream, payload)).collect()
+    })
+    .await;
+    let ca = Ca::new();
+    let target = format!("http: {{ url: 'http://{addr}/', http2: on }}");
+    let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &route("/fn", &target)).await;
+    (spoken, ca, gateway)
 }
 
 /// A function of HTTP/2 in the clear that says to each request what it is given; and how many there were.
@@ -841,8 +913,13 @@ fn preface() -> Vec<u8> {
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, b"")].concat()
 }
 
-/// A whole request without a body, every field literal.
+/// A whole request without a body.
 fn headers(stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
+    frame(HEADERS, END_OF_ALL, stream, &block(fields))
+}
+
+/// Every field literal.
+fn block(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -851,7 +928,7 @@ fn headers(stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
             block.extend_from_slice(text);
         }
     }
-    frame(HEADERS, END_OF_ALL, stream, &block)
+    block
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
