@@ -35,8 +35,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::Repeat;
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, is_guarded, lend,
-    longest_call, waited_for_client,
+    INTERIM_ANSWERS, check_answer, check_trailers, expect_body, expect_end, expect_head, is_bodiless,
+    is_guarded, lend, longest_call, waited_for_client,
 };
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
@@ -287,9 +287,10 @@ impl ProxyHttp for Gateway {
     fn upstream_response_trailer_filter(
         &self,
         session: &mut Session,
-        _: &mut HeaderMap,
+        trailers: &mut HeaderMap,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        check_trailers(trailers).map_err(|error| ours(ctx, error))?;
         end_answer(session, ctx);
         body::end(session, ctx).map_err(|error| ours(ctx, error))
     }

@@ -170,6 +170,7 @@ async fn what_is_malformed_never_becomes_a_request() {
         ("blank in a name", with("x y", b"1"), false),
         ("colon in a name", with("x:y", b"1"), false),
         ("line end in a name", with("x\r\ny", b"1"), false),
+        ("quote in a name", with("x\"y", b"1"), false),
         ("empty name", with("", b"1"), false),
         ("CR LF in a value", with("x", b"1\r\nhost: evil"), false),
         ("LF in a value", with("x", b"1\nhost: evil"), false),
@@ -754,6 +755,28 @@ async fn an_answer_without_a_body_ends_with_its_head() {
                 let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
                 assert_eq!((&line["status"], &line["reason"]), (&status.into(), &().into()), "{what}");
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_fields_that_are_none_is_no_answer() {
+    let (setting, ca, gateway) = spoken().await;
+    let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
+    let call = async || Http2::read(client.call(Http2::get("https://localhost/fn")).await.unwrap()).await;
+
+    for field in [("x\"y", "1"), ("x", " 1"), ("x", "1\t")] {
+        setting.say(&[(":status", "200"), field], b"body", &[]);
+        for answer in [gateway.get("/fn").await, call().await] {
+            assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream_protocol"), "{field:?}");
+        }
+        setting.say(&[(":status", "200")], b"body", &[field]);
+        for answer in [gateway.get("/fn").await, call().await] {
+            // The head may be on its way already, or not.
+            let is_told = matches!((answer.status(), answer.whole), (200, false) | (502, true));
+            assert!(is_told, "{field:?} after the body: {answer:?}");
+            let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+            assert_eq!(line["reason"], "upstream_protocol", "{field:?}");
         }
     }
 }
