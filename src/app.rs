@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
+use pingora::apps::HttpServerOptions;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::Connector;
 use pingora::listeners::tls::Acceptor;
@@ -264,6 +265,10 @@ fn proxy(conf: &Arc<ServerConf>, gateway: Gateway, snapshot: &Snapshot) -> HttpP
     http2.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
     http2.data_frame_budget(SMALL_FRAMES);
     proxy.h2_options = Some(http2);
+    // Otherwise Pingora refuses the method by itself, and nobody hears of it.
+    let mut options = HttpServerOptions::default();
+    options.allow_connect_method_proxying = true;
+    proxy.server_options = Some(options);
     proxy
 }
 

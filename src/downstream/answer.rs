@@ -18,11 +18,16 @@ pub(super) fn write(out: &mut BytesMut, refusal: &Refusal, id: &RequestId, metho
     let body =
         format!(r#"{{"error":{{"code":"{code}","message":"{reason}","route":null,"request_id":"{id}"}}}}"#);
     let head = format!(
-        "HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{retry}Connection: close\r\n\
+        "HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}Connection: close\r\n\
          X-Request-Id: {id}\r\nCache-Control: no-store\r\nDate: ",
         phrase = phrase(*status),
         length = body.len(),
-        retry = if *status == 503 { "Retry-After: 1\r\n" } else { "" },
+        more = match *status {
+            // Of CONNECT: there is nothing that what it asks for would allow.
+            405 => "Allow: \r\n",
+            503 => "Retry-After: 1\r\n",
+            _ => "",
+        },
     );
     out.put_slice(head.as_bytes());
     out.put_slice(date::get_cached_date().as_bytes());
@@ -130,6 +135,14 @@ mod tests {
         assert_eq!(body["error"]["code"], "overloaded");
         assert_eq!(body["error"]["message"], "there are too many connections");
         assert_eq!(body["error"]["route"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_refused_method_names_those_allowed() {
+        let mut out = BytesMut::new();
+        write(&mut out, &Refusal { status: 405, ..REFUSAL }, &RequestId::random(), None);
+        let answer = String::from_utf8(out.to_vec()).unwrap();
+        assert!(answer.contains("\r\nAllow: \r\n") && !answer.contains("Retry-After"), "{answer}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Owns the grammar of RFC 9112 as far as framing, authority and field syntax go, in its strict reading: whatever two parsers
 //! could take in two ways is refused. It looks at bytes only: it never changes one, never allocates and never waits.
 
+use http::{HeaderName, HeaderValue};
+
 use super::grammar::{
     BARE_CR, BARE_LF, TARGET, TOKEN, all, as_str, authority_is_valid, bad, is, span, token_span, trim,
     value_span,
@@ -126,12 +128,25 @@ pub fn check_http2(head: &http::request::Parts, limits: &HeadLimits) -> Result<(
         if trim(value).len() < value.len() {
             return Err(bad("a header value begins or ends with a blank"));
         }
+        if !name_is_token(name) {
+            return Err(bad(NO_NAME));
+        }
         seen.note(&Field { name, has_underscore: name.contains(&b'_'), value })?;
     }
     if whole > limits.whole {
         return Err(HEAD_TOO_LARGE);
     }
     if fields > limits.fields { Err(TOO_MANY_FIELDS) } else { Ok(()) }
+}
+
+/// Whether a name and a value that the library has taken from the frames of HTTP/2 could stand in a head of HTTP/1: it takes more.
+pub fn is_field(name: &HeaderName, value: &HeaderValue) -> bool {
+    name_is_token(name.as_str().as_bytes()) && trim(value.as_bytes()).len() == value.len()
+}
+
+/// The library takes this byte for one of a token (RFC 9110 section 5.6.2), and no other that is none.
+fn name_is_token(name: &[u8]) -> bool {
+    memchr::memchr(b'"', name).is_none()
 }
 
 /// Looks for the end of a head that arrives in pieces, and stops early at what can no longer become a good one.
@@ -217,7 +232,7 @@ fn next_field(bytes: &[u8]) -> Result<Option<(Field<'_>, usize)>, Refusal> {
         (_, [b'\r', b'\n', ..]) => return Err(bad("a header line has no colon")),
         (_, [b'\n', ..]) => return Err(BARE_LF),
         (_, [b'\r', ..]) => return Err(BARE_CR),
-        _ => return Err(bad("a header name holds a byte that is not allowed there")),
+        _ => return Err(bad(NO_NAME)),
     }
     let start = colon + 1;
     let end = start + value_span(&bytes[start..]);
@@ -481,6 +496,7 @@ const FORWARDING_PREFIX: &[u8] = b"x-forwarded-";
 const CONNECTION_OPTIONS: usize = 10;
 const LOGGED_PATH_LIMIT: usize = 2048;
 
+const NO_NAME: &str = "a header name holds a byte that is not allowed there";
 const NO_TUNNELS: Refusal =
     Refusal { status: 405, cause: Cause::MethodNotAllowed, reason: "CONNECT is not allowed here" };
 const TARGET_TOO_LONG: Refusal =

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
@@ -231,7 +231,18 @@ impl Session for Strand {
         self.inner.write_trailers(trailers)
     }
 
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+    async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        let method = &self.inner.req_header().method;
+        let ends = |task: &mut HttpTask| match task {
+            HttpTask::Header(head, end) if ends_with_head(method, head) => {
+                *end = true;
+                true
+            }
+            _ => false,
+        };
+        if let Some(last) = tasks.iter_mut().position(ends) {
+            tasks.truncate(last + 1);
+        }
         self.inner.response_duplex_vec(tasks).await
     }
 
@@ -343,6 +354,11 @@ impl Session for Strand {
     fn restore_custom_message_writer(&mut self, _: Box<dyn CustomMessageWrite>) -> Result<()> {
         Ok(())
     }
+}
+
+/// What comes after such a head is no part of the answer (RFC 9110 section 6.4.1): neither bytes nor how the function's stream ends.
+fn ends_with_head(method: &Method, head: &ResponseHeader) -> bool {
+    matches!(head.status.as_u16(), 204 | 304) || (*method == Method::HEAD && !head.status.is_informational())
 }
 
 /// How the function is waited for.

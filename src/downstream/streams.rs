@@ -4,6 +4,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::debug;
 use pingora_core::apps::HttpServerApp;
@@ -12,10 +13,10 @@ use pingora_core::protocols::{Digest, Stream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::Terms;
 use super::accept::{Count, FAREWELL, LAST_WORDS, changed, in_time};
 use super::pace::Uploads;
 use super::strand::Strand;
+use super::{Refused, RequestId, Terms};
 
 /// Serves a connection until the client closes it, is idle for too long, or, after the shutdown, has no request any more. Once it is
 /// `cut`, the requests that are left end with an answer of their own.
@@ -76,11 +77,15 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         };
         let session = match accepted {
             Ok(Some(H2Accept::Session(session))) => session,
-            Ok(Some(H2Accept::Rejected)) if malformed < MALFORMED_LIMIT => {
+            Ok(Some(H2Accept::Rejected)) => {
+                tell_of_malformed(&digest, terms);
                 malformed += 1;
+                if malformed > MALFORMED_LIMIT {
+                    return;
+                }
                 continue;
             }
-            Ok(Some(H2Accept::Rejected)) | Ok(None) => return,
+            Ok(None) => return,
             // Clients leave in many ways.
             Err(error) => return debug!("an HTTP/2 connection ended: {error}"),
         };
@@ -104,6 +109,23 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
             drop(permit);
         });
     }
+}
+
+/// Pingora answers a request that names no authority, or more than one, and keeps to itself what else it was.
+fn tell_of_malformed(digest: &Digest, terms: &Terms) {
+    let client = digest.socket_digest.as_ref().and_then(|socket| socket.peer_addr()?.as_inet().copied());
+    terms.observer.refused(&Refused {
+        request_id: RequestId::random(),
+        client,
+        protocol: http::Version::HTTP_2,
+        method: None,
+        path: None,
+        status: 400,
+        code: "bad_request",
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: Duration::ZERO,
+    });
 }
 
 /// Requests that are refused before the proxy sees them; a client that sends more of them is not listened to any longer.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -13,7 +13,7 @@ use super::body::Body;
 use super::ctx::{RequestCtx, Turn};
 use super::decide::body_length;
 use super::purpose;
-use crate::downstream::Guard;
+use crate::downstream::{Guard, is_field};
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::{Streamed, StreamedTarget, Target, Verdict};
@@ -109,8 +109,13 @@ fn is_grpc(asked: &RequestHeader) -> bool {
 /// What Pingora takes from a function, but a client should not get.
 pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
     let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
+    // What came in lines was read by Pingora's own parser.
+    let is_of_lines = resp.version != Version::HTTP_2;
     let (mut size, mut codings, mut is_coded) = (0, 0, false);
     for (name, value) in &resp.headers {
+        if !is_of_lines && !is_field(name, value) {
+            return Err(GatewayError::UpstreamProtocol);
+        }
         size += name.as_str().len() + value.len() + 4;
         if name == http::header::TRANSFER_ENCODING {
             // Pingora undoes one `chunked` and forgets about the rest, which the body would still be in.
@@ -122,6 +127,14 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
         return Err(GatewayError::UpstreamProtocol);
     }
     Ok(())
+}
+
+/// The same for the fields that come after the body.
+pub(super) fn check_trailers(trailers: &HeaderMap) -> Result<(), GatewayError> {
+    match trailers.iter().all(|(name, value)| is_field(name, value)) {
+        true => Ok(()),
+        false => Err(GatewayError::UpstreamProtocol),
+    }
 }
 
 /// Makes the function's head the client's, and notes what it says of the call.

@@ -35,8 +35,9 @@ impl Gateway {
             }
         }
 
-        if session.req_header().uri.path() == "*" {
-            // It is about the server, and no function is.
+        let head = session.req_header();
+        if head.method == Method::CONNECT || head.uri.path() == "*" {
+            // A tunnel through the gateway, or the gateway itself: no function is asked for.
             session.set_keepalive(None);
             return Err(GatewayError::MethodNotAllowed("".into()));
         }
@@ -105,6 +106,5 @@ pub(super) fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), 
 pub(super) fn body_length(head: &RequestHeader) -> Option<u64> {
     head.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
-
 /// How long the rest of a body is read that nobody wants, to keep the connection.
 const DRAIN: Duration = Duration::from_secs(5);

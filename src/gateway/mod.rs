@@ -35,8 +35,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use self::again::Repeat;
 use self::answer::{
-    INTERIM_ANSWERS, check_answer, expect_body, expect_end, expect_head, is_bodiless, is_guarded, lend,
-    longest_call, waited_for_client,
+    INTERIM_ANSWERS, check_answer, check_trailers, expect_body, expect_end, expect_head, is_bodiless,
+    is_guarded, lend, longest_call, waited_for_client,
 };
 use self::body::Body;
 use self::ctx::{RequestCtx, Turn};
@@ -288,9 +288,10 @@ impl ProxyHttp for Gateway {
     fn upstream_response_trailer_filter(
         &self,
         session: &mut Session,
-        _: &mut HeaderMap,
+        trailers: &mut HeaderMap,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
+        check_trailers(trailers).map_err(|error| ours(ctx, error))?;
         end_answer(session, ctx);
         body::end(session, ctx).map_err(|error| ours(ctx, error))
     }
@@ -483,12 +484,18 @@ fn answered(session: &Session) {
     }
 }
 
-/// Whether nothing failed but to read the rest of a body after the whole answer.
+/// Whether nothing failed but to read something after the whole answer: the rest of the client's body, or what a function has to say
+/// after an answer that ends with its head.
 fn ended_well(session: &Session, error: &Error) -> bool {
     let is_read = !matches!(error.etype(), ErrorType::WriteError | ErrorType::WriteTimedout);
-    *error.esource() == ErrorSource::Downstream
-        && is_read
-        && Wire::of(session.as_downstream()).is_some_and(Wire::is_answered)
+    let is_nobodys = match error.esource() {
+        ErrorSource::Downstream => true,
+        ErrorSource::Upstream => session
+            .response_written()
+            .is_some_and(|written| is_bodiless(&session.req_header().method, written)),
+        _ => false,
+    };
+    is_nobodys && is_read && Wire::of(session.as_downstream()).is_some_and(Wire::is_answered)
 }
 
 fn purpose(session: &Session) -> Use {

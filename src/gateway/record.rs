@@ -44,6 +44,11 @@ impl Outline {
         }
     }
 
+    /// What a tunnel is asked for has none.
+    fn path(&self) -> &str {
+        if self.method == Method::CONNECT { NO_PATH } else { self.uri.path() }
+    }
+
     /// The host that the client asked for, with its port if it named one.
     pub(super) fn host(&self) -> Option<HeaderValue> {
         match self.uri.authority() {
@@ -147,7 +152,7 @@ fn enter(outline: &Outline, ctx: &RequestCtx, ended: &Ended) {
         platform: function.map(|function| function.platform),
         method: outline.method.as_str(),
         host: Some(outline.authority().as_bytes()).filter(|host| !host.is_empty()),
-        path: outline.uri.path().as_bytes(),
+        path: outline.path().as_bytes(),
         status,
         reason,
         duration: total,
@@ -182,6 +187,7 @@ fn status(session: &Session, ctx: &RequestCtx) -> u16 {
 
 /// Stands where no method could be read; counted as `other`.
 const NO_METHOD: &str = "-";
+const NO_PATH: &str = "-";
 
 /// What was refused below the proxy.
 impl Observer for Ledger {
@@ -204,7 +210,7 @@ impl Observer for Ledger {
             platform: None,
             method,
             host: None,
-            path: at.path.unwrap_or("-").as_bytes(),
+            path: at.path.unwrap_or(NO_PATH).as_bytes(),
             status: at.status,
             reason: Some(at.code),
             duration: at.duration,
