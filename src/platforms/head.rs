@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -240,12 +240,6 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
     )
-}
-
-/// Leaves out what speaks of the client's connection only.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
-    remove_fields(headers, |name| hop_by_hop.contains(name));
 }
 
 /// The fields that a `Connection` header names. What is no name names none.
