@@ -268,7 +268,10 @@ async fn attempt(
         (Err(unsent), Err(_)) => return Err(unsent.clone().into()),
         (_, head) => head?,
     };
-    Ok((resp, Line { upstream, peer, is_asked: sent.is_ok(), is_answered: false }))
+    Ok((
+        resp,
+        Line { upstream, peer, is_asked: sent.is_ok(), is_answered: false, closes: ctx.upstream.closes },
+    ))
 }
 
 async fn write_body(ctx: &RequestCtx, upstream: &mut HttpSession, body: &Bytes) -> Result<(), GatewayError> {
@@ -319,6 +322,8 @@ struct Line {
     is_asked: bool,
     /// The whole answer has come.
     is_answered: bool,
+    /// The function closes it, of which Pingora does not know.
+    closes: bool,
 }
 
 impl Line {
@@ -342,7 +347,7 @@ impl Line {
 
     /// Gives the connection back to the pool. With half a message on it, it is of no use to another request.
     async fn release(mut self, gateway: &Gateway) {
-        if self.is_asked && (self.is_answered || self.upstream.response_done()) {
+        if self.is_asked && !self.closes && (self.is_answered || self.upstream.response_done()) {
             let idle = self.peer.options.idle_timeout;
             gateway.connector.release_http_session(self.upstream, &*self.peer, idle).await;
         }
