@@ -109,7 +109,7 @@ fn is_grpc(asked: &RequestHeader) -> bool {
 /// What Pingora takes from a function, but a client should not get.
 pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), GatewayError> {
     let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
-    let (mut size, mut codings, mut is_coded) = (0, 0, false);
+    let (mut size, mut codings, mut is_coded) = (resp.get_reason_phrase().map_or(0, str::len), 0, false);
     for (name, value) in &resp.headers {
         size += name.as_str().len() + value.len() + 4;
         if name == http::header::TRANSFER_ENCODING {

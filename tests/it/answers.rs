@@ -241,6 +241,9 @@ async fn an_answer_is_framed_anew_for_the_client() {
 #[tokio::test]
 async fn upstream_protocol() {
     let long = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(300_000));
+    let reason = "r".repeat(100_000);
+    let told = format!("HTTP/1.1 200 {reason}\r\nContent-Length: 0\r\n\r\n");
+    let hinted = format!("HTTP/1.1 103 {reason}\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let mut wrong = Vec::new();
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X-Many: 1\r\n".repeat(2000));
     let rows = [
@@ -258,6 +261,8 @@ async fn upstream_protocol() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         &long,
         &many,
+        &told,
+        &hinted,
     ];
     let bytes: Vec<Vec<u8>> = rows.iter().map(|row| row.as_bytes().to_vec()).collect();
     let origin = Origin::http1()
