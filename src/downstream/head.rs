@@ -44,6 +44,8 @@ pub struct Head {
     pub upgrade: Upgrade,
     /// The body waits to be asked for, by a 100. A client of HTTP/1.0 does not know that answer, RFC 9110 section 10.1.1.
     pub expects: bool,
+    /// There is no other request after this one (RFC 9112 section 9.6).
+    pub closes: bool,
 }
 
 /// What the request asks to go on with in place of HTTP/1.
@@ -315,9 +317,10 @@ struct Seen<'a> {
     length: Option<u64>,
     chunked: bool,
     expect: bool,
-    /// How many things `Connection` names, and whether `upgrade` is among them.
+    /// How many things `Connection` names, in all its lines, and whether `upgrade` and `close` are among them.
     connection_options: usize,
     connection_upgrade: bool,
+    connection_close: bool,
     upgrade: Upgrade,
 }
 
@@ -345,6 +348,7 @@ impl<'a> Seen<'a> {
                 for option in options {
                     self.connection_options += 1;
                     self.connection_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+                    self.connection_close |= option.eq_ignore_ascii_case(b"close");
                     check_connection_option(option)?;
                 }
                 if self.connection_options > CONNECTION_OPTIONS {
@@ -399,7 +403,7 @@ impl<'a> Seen<'a> {
             asked => asked,
         };
         let expects = self.expect && framing != Framing::None && request.version == Version::Http11;
-        Ok(Head { framing, upgrade, expects })
+        Ok(Head { framing, upgrade, expects, closes: self.connection_close })
     }
 }
 

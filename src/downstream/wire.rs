@@ -61,6 +61,7 @@ pub struct Wire {
     wish: Wish,
     /// What the current request asks for.
     upgrade: Upgrade,
+    closes: bool,
     /// The whole answer was handed over. Set through a shared reference, as `done` is.
     answered: AtomicBool,
     /// Written by Pingora, not yet passed on.
@@ -151,6 +152,7 @@ impl Wire {
             blank_line: false,
             wish: Wish::Nothing,
             upgrade: Upgrade::None,
+            closes: false,
             answered: AtomicBool::new(false),
             out: BytesMut::new(),
             refusal: None,
@@ -204,9 +206,10 @@ impl Wire {
         self.upgrade
     }
 
-    /// Whether the current request is the last one that this connection may carry.
+    /// Whether the current request is the last one that this connection may carry. That the client says so is for Pingora to see, too,
+    /// but it looks at the first line of `Connection` only.
     pub fn is_at_its_last_request(&self) -> bool {
-        self.requests >= self.terms.requests_per_connection
+        self.closes || self.requests >= self.terms.requests_per_connection
     }
 
     /// The answer to the current request was written by `at`: once its body is read to its end, the next head may come.
@@ -367,6 +370,7 @@ impl Wire {
         self.upload = Upload::begin();
         self.requests = self.requests.saturating_add(1);
         self.upgrade = head.upgrade;
+        self.closes = head.closes;
         self.wish = match head {
             Head { upgrade: Upgrade::WebSocket, .. } => Wish::Tunnel,
             Head { expects: true, .. } => Wish::Consent,

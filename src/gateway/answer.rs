@@ -111,7 +111,7 @@ pub(super) fn check_answer(purpose: Use, resp: &ResponseHeader) -> Result<(), Ga
     let unasked_switch = resp.status == StatusCode::SWITCHING_PROTOCOLS && purpose == Use::Exchange;
     // What came in lines was read by Pingora's own parser.
     let is_of_lines = resp.version != Version::HTTP_2;
-    let (mut size, mut codings, mut is_coded) = (0, 0, false);
+    let (mut size, mut codings, mut is_coded) = (resp.get_reason_phrase().map_or(0, str::len), 0, false);
     for (name, value) in &resp.headers {
         if !is_of_lines && !is_field(name, value) {
             return Err(GatewayError::UpstreamProtocol);

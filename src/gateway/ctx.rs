@@ -1,10 +1,13 @@
 //! `RequestCtx`: what one request has learned so far.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderName;
+use http::header::CONNECTION;
+use http::{HeaderName, HeaderValue};
+use nix::sys::socket::{Shutdown, shutdown};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -101,6 +104,10 @@ pub(super) struct Attempts {
     pub(super) is_guarded: bool,
     /// What the connection speaks, once there is one: a function may know no more than HTTP/1.
     pub(super) protocol: Protocol,
+    /// Of the connection, which is Pingora's.
+    pub(super) socket: Option<RawFd>,
+    /// The function says that it closes the connection, but after the first line of `Connection`, where Pingora does not look.
+    pub(super) closes: bool,
     /// 1xx answers of the current attempt.
     pub(super) interim: u32,
     /// When the function's answer was complete, or the attempt failed.
@@ -262,10 +269,30 @@ impl Attempts {
         if self.first_byte.is_none() {
             self.first_byte = self.began.map(|began| began.elapsed());
         }
+        let mut is_first = true;
+        self.closes = false;
         // Answers have few fields, so one look at all names is cheaper than to ask the map.
-        let said = resp.headers.iter().find(|(name, _)| *name == KEEP_ALIVE);
-        if let (Some((_, field)), Some(lease)) = (said, &self.lease) {
-            lease.hear_keep_alive(field.as_bytes());
+        for (name, value) in &resp.headers {
+            if *name == CONNECTION {
+                self.closes |= !is_first && names_close(value);
+                is_first = false;
+            } else if *name == KEEP_ALIVE
+                && let Some(lease) = &self.lease
+            {
+                lease.hear_keep_alive(value.as_bytes());
+            }
+        }
+    }
+
+    /// Shuts the connection under Pingora, which would keep it, if the function closes it. The answer must be here, with its last byte,
+    /// and the session still have its connection.
+    pub(super) fn part(&mut self) {
+        if self.closes
+            && self.protocol == Protocol::Http1
+            && let Some(socket) = self.socket.take()
+        {
+            // It fails where the function was faster.
+            let _ = shutdown(socket, Shutdown::Both);
         }
     }
 
@@ -289,6 +316,11 @@ impl Attempts {
         let ended = self.ended.unwrap_or_else(Instant::now);
         self.first_began.map_or(Duration::ZERO, |began| ended.saturating_duration_since(began))
     }
+}
+
+fn names_close(connection: &HeaderValue) -> bool {
+    let mut options = connection.as_bytes().split(|byte| *byte == b',');
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -20,7 +20,6 @@ impl Gateway {
     /// Everything that is decided before a byte goes anywhere. After `Ok` the context knows the route, which counts the request.
     pub(super) fn decide(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<(), GatewayError> {
         self.identify(session, ctx);
-        ctx.in_flight = Some(self.load.enter(ctx.snapshot.settings.limits.in_flight)?);
         // The wire bounds the client's silence, without a timer for every read.
         session.set_read_timeout(None);
         session.set_total_drain_timeout(Some(DRAIN));
@@ -34,6 +33,7 @@ impl Gateway {
                 session.req_header_mut().remove_header(&http::header::UPGRADE);
             }
         }
+        ctx.in_flight = Some(self.load.enter(ctx.snapshot.settings.limits.in_flight)?);
 
         let head = session.req_header();
         if head.method == Method::CONNECT || head.uri.path() == "*" {

@@ -8,7 +8,7 @@ mod relay;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -40,6 +40,9 @@ pub(super) async fn run(
     let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
     let body = in_time(ctx.remaining()?, read_body(session, ctx, limit.min(target.limits().request))).await?;
     let mut head = Parts::from(session.req_header().clone());
+    forward::leave_connection(&mut head.headers, Use::Exchange);
+    // The gateway has met it.
+    head.headers.remove(EXPECT);
     // What a target makes of the client's fields, it makes of those that can be believed.
     forward::announce(&mut head.headers, ctx.asker(session))?;
     let mut head = RequestHeader::from(head);
@@ -99,7 +102,7 @@ async fn collect(
 async fn read_body(session: &mut Session, ctx: &mut RequestCtx, limit: usize) -> Result<Bytes, GatewayError> {
     let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
     check_body_length(session.req_header(), limit_bytes)?;
-    if session.req_header().headers.contains_key(http::header::EXPECT) {
+    if session.req_header().headers.contains_key(EXPECT) {
         let downstream = session.as_downstream_mut();
         // Pingora takes any answer before the end of the body for a reason to close, this one too.
         downstream.set_close_on_response_before_downstream_finish(false);
@@ -175,7 +178,6 @@ fn client_fault(session: &Session) -> GatewayError {
 
 fn frame(head: &mut RequestHeader, function: &Function, length: usize) -> Result<(), GatewayError> {
     let mut frame = || -> pingora::Result<()> {
-        head.remove_header(&http::header::TRANSFER_ENCODING);
         head.insert_header(CONTENT_LENGTH, length)?;
         if function.upstream.terms().keepalive == Keepalive::Off {
             head.insert_header(CONNECTION, HeaderValue::from_static("close"))?;
@@ -267,7 +269,10 @@ async fn attempt(
         (Err(unsent), Err(_)) => return Err(unsent.clone().into()),
         (_, head) => head?,
     };
-    Ok((resp, Line { upstream, peer, is_asked: sent.is_ok(), is_answered: false }))
+    Ok((
+        resp,
+        Line { upstream, peer, is_asked: sent.is_ok(), is_answered: false, closes: ctx.upstream.closes },
+    ))
 }
 
 async fn write_body(ctx: &RequestCtx, upstream: &mut HttpSession, body: &Bytes) -> Result<(), GatewayError> {
@@ -318,6 +323,8 @@ struct Line {
     is_asked: bool,
     /// The whole answer has come.
     is_answered: bool,
+    /// The function closes it, of which Pingora does not know.
+    closes: bool,
 }
 
 impl Line {
@@ -341,7 +348,7 @@ impl Line {
 
     /// Gives the connection back to the pool. With half a message on it, it is of no use to another request.
     async fn release(mut self, gateway: &Gateway) {
-        if self.is_asked && (self.is_answered || self.upstream.response_done()) {
+        if self.is_asked && !self.closes && (self.is_answered || self.upstream.response_done()) {
             let idle = self.peer.options.idle_timeout;
             gateway.connector.release_http_session(self.upstream, &*self.peer, idle).await;
         }

@@ -238,10 +238,14 @@ pub fn adopt(resp: &mut ResponseHeader, request_id: &str) -> pingora::Result<()>
     let reason = own.map(str::to_owned);
     let mut parts = RespParts::from(spelled);
     tidy(&mut parts.headers)?;
-    if parts.status == StatusCode::NO_CONTENT {
+    if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
         // It has no body to frame (RFC 9110 section 8.6, RFC 9112 section 6.1); some client may wait for one all the same.
         parts.headers.remove(CONTENT_LENGTH);
         parts.headers.remove(TRANSFER_ENCODING);
+    }
+    if parts.status.is_informational() {
+        // In a final answer it is Pingora's.
+        parts.headers.remove(CONNECTION);
     }
     // An intermediary speaks for itself (RFC 9112 section 2.3), whatever version the function knows.
     parts.version = Version::HTTP_11;

@@ -18,6 +18,7 @@ mod reply;
 mod sweep;
 
 use std::any::Any;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -165,7 +166,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         reused: bool,
         _: &HttpPeer,
-        _: std::os::unix::io::RawFd,
+        socket: RawFd,
         _: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
@@ -177,6 +178,7 @@ impl ProxyHttp for Gateway {
             ctx.upstream.connected(reused, &route.function.metrics);
         }
         again::connected(ctx, reused);
+        ctx.upstream.socket = Some(socket);
         // A pooled connection is there at once: no need for another look at the clock.
         let from = if reused { ctx.upstream.began } else { None };
         // Whoever wants to be asked for the body waits for the function, too.
@@ -317,7 +319,7 @@ impl ProxyHttp for Gateway {
         self.leaving.tell(session);
         answer::map(session, resp, ctx).map_err(|error| ours(ctx, error))?;
         if is_bodiless(&session.req_header().method, resp) {
-            answered(session);
+            end_answer(session, ctx);
         }
         if session.req_header().version == http::Version::HTTP_10 {
             // It does not know chunks: the end of the connection is the end of the body.
@@ -472,13 +474,11 @@ fn heard(session: &Session) {
 /// The last of the function's answer is here.
 fn end_answer(session: &Session, ctx: &mut RequestCtx) {
     ctx.upstream.end();
-    if !ctx.is_tunnel {
-        answered(session);
+    if ctx.is_tunnel {
+        return;
     }
-}
-
-/// The function's answer is complete, and will be written before anything else is read.
-fn answered(session: &Session) {
+    ctx.upstream.part();
+    // It will be written before anything else is read.
     if let Some(wire) = Wire::of(session.as_downstream()) {
         wire.answered();
     }

@@ -241,6 +241,9 @@ async fn an_answer_is_framed_anew_for_the_client() {
 #[tokio::test]
 async fn upstream_protocol() {
     let long = format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(300_000));
+    let reason = "r".repeat(100_000);
+    let told = format!("HTTP/1.1 200 {reason}\r\nContent-Length: 0\r\n\r\n");
+    let hinted = format!("HTTP/1.1 103 {reason}\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let mut wrong = Vec::new();
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X-Many: 1\r\n".repeat(2000));
     let rows = [
@@ -258,6 +261,8 @@ async fn upstream_protocol() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         &long,
         &many,
+        &told,
+        &hinted,
     ];
     let bytes: Vec<Vec<u8>> = rows.iter().map(|row| row.as_bytes().to_vec()).collect();
     let origin = Origin::http1()
@@ -400,6 +405,34 @@ async fn hop_by_hop_fields_of_the_function_stay_behind() {
     }
     assert_eq!(answer.all("set-cookie"), ["a=1", "b=2"]);
     assert_eq!((answer.header("x-public"), answer.text().as_str()), (Some("1"), "ok"));
+}
+
+/// It has no body, and whether the connection stays is for the final answer to say (RFC 9110 section 8.6, RFC 9112 section 6.1).
+#[tokio::test]
+async fn an_interim_answer_frames_nothing() {
+    for (status, framing) in [
+        ("103 Early Hints", "Content-Length: 2\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"),
+        ("102 Processing", "Content-Length: 2\r\nConnection: X-Inner\r\nX-Inner: 1\r\n"),
+    ] {
+        let answer = format!(
+            "HTTP/1.1 {status}\r\n{framing}Link: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        );
+        let origin = Origin::raw(answer.as_str()).await;
+        let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+        let mut client = gateway.client().await;
+
+        client.start(&Request::get("/fn")).await;
+
+        let interim = client.head().await;
+        assert_eq!(interim.first_line, format!("HTTP/1.1 {status}"));
+        assert_eq!(
+            (interim.header("link"), interim.headers.len()),
+            (Some("</a>"), 1),
+            "{:?}",
+            interim.headers
+        );
+        assert_eq!(client.response("GET").await.text(), "ok");
+    }
 }
 
 #[tokio::test]

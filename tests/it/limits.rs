@@ -239,6 +239,27 @@ async fn a_connection_ends_after_its_last_request() {
     assert_eq!(client.rest().await, b"");
 }
 
+/// All lines of `Connection` are one list (RFC 9110 section 5.3).
+#[tokio::test]
+async fn a_client_that_says_anywhere_that_it_closes_gets_one_answer() {
+    let origin = Origin::echo().await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, ""))).await;
+
+    for (path, status) in [("/fn", 200), ("/none", 404)] {
+        for (version, first) in [("1.1", "x"), ("1.1", "keep-alive"), ("1.0", "keep-alive")] {
+            let mut client = gateway.client().await;
+            let asked = format!(
+                "GET {path} HTTP/{version}\r\nHost: h\r\nConnection: {first}\r\nConnection: close\r\n\r\n"
+            );
+            client.send(asked.repeat(2)).await;
+            let answer = client.response("GET").await;
+            assert_eq!((answer.status(), answer.header("connection")), (status, Some("close")), "{asked}");
+            assert_eq!(client.rest().await, b"", "{asked}");
+        }
+    }
+    assert_eq!(origin.requests().len(), 3);
+}
+
 #[tokio::test]
 async fn an_http2_connection_has_so_many_streams() {
     let gate = Gate::closed();

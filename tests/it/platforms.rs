@@ -416,6 +416,42 @@ async fn a_web_action_is_told_only_what_can_be_believed_of_the_client() {
     assert_eq!(seen["forwarded"], Value::Null);
 }
 
+/// What a client names in `Connection` is what it said itself, never what the gateway says in its place.
+#[tokio::test]
+async fn a_client_cannot_take_away_what_the_gateway_says() {
+    for (platform, more) in [
+        (Platform::OpenFunction, ""),
+        (Platform::OpenWhisk, "input: web"),
+        (Platform::SignedLambdaUrl, ""),
+        (Platform::Lambda, "payload: apigw_v2"),
+    ] {
+        let origin = answering().await;
+        let gateway = Gateway::start(&platform.route(&origin, more)).await;
+        let mut client = gateway.client().await;
+        client
+            .send(
+                "POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\nUpgrade: h2c\r\n\
+                 Proxy-Authorization: Basic eA==\r\nX-Inner: 1\r\nX-Outer: 2\r\n\
+                 Connection: X-Inner, Keep-Alive\r\nConnection: X-Real-IP, x-request-id, TE, Upgrade\r\n\r\n",
+            )
+            .await;
+        let id = client.response("POST").await.header("x-request-id").unwrap().to_owned();
+
+        let sent = origin.only_request();
+        let told: Value = serde_json::from_slice(&sent.body).unwrap_or_default();
+        let told = told.get("__ow_headers").or(told.get("headers"));
+        let said = |name: &str| match told {
+            Some(told) => told.get(name).and_then(Value::as_str),
+            None => sent.header(name),
+        };
+        assert_eq!((said("x-real-ip"), said("x-request-id")), (Some("127.0.0.1"), Some(&*id)), "{sent:#?}");
+        assert_eq!(said("x-outer"), Some("2"), "{sent:#?}");
+        for left in ["connection", "keep-alive", "proxy-authorization", "te", "upgrade", "x-inner"] {
+            assert_eq!(said(left), None, "{left}: {sent:#?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_of_http_1_0_gets_no_interim_answer() {
     let origin = answering().await;

@@ -51,6 +51,41 @@ async fn buffered_targets_share_connections_too() {
     origin.settles_at(1).await;
 }
 
+/// All lines of `Connection` are one list (RFC 9110 section 5.3), of which Pingora reads the first.
+#[tokio::test]
+async fn a_connection_that_the_function_says_anywhere_to_close_is_not_kept() {
+    for answer in [
+        "200 OK\r\nConnection: keep-alive\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        "200 OK\r\nConnection: x\r\nConnection: y, Close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        "200 OK\r\nConnection: keep-alive\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        "204 No Content\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
+    ] {
+        // It says so, and leaves it to the gateway.
+        let origin = Origin::http1()
+            .script(move |mut exchange| async move {
+                exchange.body().await;
+                exchange.send(format!("HTTP/1.1 {answer}")).await;
+                exchange.peer_closed().await;
+            })
+            .start()
+            .await;
+        let gateway = Gateway::start(&routes(&[
+            ("streamed", "/streamed", &openfunction(&origin, "")),
+            ("collected", "/collected", &openwhisk(&origin, "")),
+            ("relayed", "/relayed", &signed(&origin)),
+        ]))
+        .await;
+
+        for (path, count) in [("/streamed", 2), ("/collected", 4), ("/relayed", 6)] {
+            for _ in 0..2 {
+                gateway.post(path, "{}").await;
+                origin.settles_at(0).await;
+            }
+            assert_eq!((origin.requests().len(), origin.accepted()), (count, count), "{path}: {answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn without_keepalive_every_request_has_its_own_connection() {
     let origin = Origin::echo().await;
@@ -458,6 +493,11 @@ async fn done(gateway: &Gateway, request: &Request) -> Response {
     let answer = gateway.send(request).await;
     gateway.log_line(answer.header("x-request-id").unwrap()).await;
     answer
+}
+
+fn signed(origin: &Origin) -> String {
+    let iam = "{ accesskey: AKID, secretkey: key }";
+    format!("aws_lambda: {{ function_uri: '{}/', authorization: {{ iam: {iam} }} }}", origin.url())
 }
 
 fn openwhisk(origin: &Origin, more: &str) -> String {

@@ -331,6 +331,18 @@ fn only_a_plain_websocket_handshake_may_upgrade() {
 }
 
 #[test]
+fn a_client_may_say_anywhere_that_it_closes() {
+    for (fields, closes) in [
+        ("Connection: close\r\n", true),
+        ("Connection: x\r\nConnection: keep-alive, Close\r\n", true),
+        ("Connection: keep-alive\r\nConnection: \r\nConnection: close\r\n", true),
+        ("Connection: closed\r\nX-Connection: close\r\n", false),
+    ] {
+        assert_eq!(judge(&with(fields)).unwrap().unwrap().closes, closes, "{fields}");
+    }
+}
+
+#[test]
 fn connection_names_what_may_be_left_out() {
     let connection = |value: &str| with(&format!("Connection: {value}\r\n"));
     for good in ["close", "keep-alive, Authorization", "x-a,,x-b, ", "content-length"] {

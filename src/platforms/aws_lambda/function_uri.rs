@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -23,7 +23,7 @@ use crate::aws::{SigningScope, iam, is_reserved, sign};
 use crate::diag::{Invalid, Scope, given};
 use crate::error::{GatewayError, Reported};
 use crate::platforms::connection::{self, Base, Defaults, held_limit};
-use crate::platforms::head::{Host, Prefer, TargetPath, remove_fields, strip_hop_by_hop};
+use crate::platforms::head::{Host, Prefer, TargetPath, remove_fields};
 use crate::platforms::template::Names;
 use crate::platforms::{
     BodyLimits, Buffered, BufferedTarget, Call, Compiled, Relay, Reply, Seal, Sought, Streamed,
@@ -103,7 +103,8 @@ impl Buffered for SignedUrl {
         with: &Seal<'_>,
     ) -> Result<Bytes, GatewayError> {
         let mut parts = Parts::from(req.clone());
-        strip_hop_by_hop(&mut parts.headers);
+        // It is stated once the request is signed.
+        parts.headers.remove(CONTENT_LENGTH);
         self.url.rewrite_request(call, &mut parts)?;
         *req = parts.into();
         if self.url.takes(req, &AUTHORIZATION) {

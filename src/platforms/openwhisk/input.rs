@@ -19,7 +19,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CONNECTION, CONTENT_TYPE, COOKIE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE};
 use indexmap::IndexMap;
 use pingora::http::RequestHeader;
 use serde::Serialize;
@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 use crate::error::GatewayError;
 use crate::platforms::Call;
 use crate::platforms::envelope::is_blank;
-use crate::platforms::head::{HopByHop, field_text};
+use crate::platforms::head::field_text;
 use crate::platforms::media::MediaType;
 use crate::uri::decode_component;
 
@@ -92,10 +92,9 @@ enum Parameter<'a> {
 
 /// The client's header fields as one map.
 fn fields(headers: &HeaderMap) -> IndexMap<&str, String> {
-    let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
     headers
         .keys()
-        .filter(|name| !hop_by_hop.contains(name))
+        .filter(|name| **name != CONTENT_LENGTH)
         .map(|name| {
             let separator = if *name == COOKIE { "; " } else { ", " };
             let values: Vec<_> = headers.get_all(name).iter().map(|v| field_text(v.as_bytes())).collect();

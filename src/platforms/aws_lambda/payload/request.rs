@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, USER_AGENT};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, USER_AGENT};
 use http::{HeaderName, HeaderValue, Version};
 use indexmap::IndexMap;
 use percent_encoding::percent_decode_str;
@@ -18,7 +18,7 @@ use time::macros::format_description;
 use crate::aws::is_reserved;
 use crate::error::GatewayError;
 use crate::platforms::Call;
-use crate::platforms::head::{HopByHop, field_text};
+use crate::platforms::head::field_text;
 use crate::platforms::media::MediaType;
 use crate::uri::decode_component;
 
@@ -178,10 +178,9 @@ fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8().unwrap_or(Cow::Borrowed(text))
 }
 
-/// The client's header fields without those that speak of a connection, or that only AWS may set.
+/// The client's header fields without those that only AWS may set.
 fn fields(headers: &HeaderMap, length: usize) -> IndexMap<&str, Vec<Cow<'_, str>>> {
-    let hop_by_hop = HopByHop::of(headers.get_all(CONNECTION).iter());
-    let passes = |name: &&HeaderName| !hop_by_hop.contains(name) && !is_reserved(name);
+    let passes = |name: &&HeaderName| **name != CONTENT_LENGTH && !is_reserved(name);
     let values = |name| headers.get_all(name).iter().map(|value| field_text(value.as_bytes())).collect();
     let mut fields: IndexMap<_, _> =
         headers.keys().filter(passes).map(|name| (name.as_str(), values(name))).collect();
