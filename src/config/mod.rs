@@ -87,7 +87,7 @@ fn load_source(path: &Path, source: Result<Source, Invalid>, book: Diagnostics) 
 
 /// The JSON Schema (draft-07) of a configuration, for editors.
 pub fn schema() -> serde_json::Value {
-    schema::schema()
+    schema::for_editors()
 }
 
 /// The shapes of both kinds of files. They are the same for every load.

@@ -866,14 +866,44 @@ mod schemas {
     }
 
     #[test]
-    fn nothing_is_required_in_the_defaults() {
+    fn what_defaults_can_bring_is_required_nowhere() {
         let schema = schema();
         assert!(schema.pointer("/properties/defaults/properties/openwhisk/required").is_none());
-        assert!(
-            schema
-                .pointer("/properties/routes/items/properties/target/properties/openwhisk/required")
-                .is_some()
+        let target = "/properties/routes/items/properties/target";
+        assert!(schema.pointer(&format!("{target}/properties/openwhisk/required")).is_none());
+        assert_eq!(
+            schema.pointer("/properties/routes/items/required").unwrap(),
+            &serde_json::json!(["name", "match", "target"])
         );
+        assert_eq!(
+            faults(&load_yaml(WITHOUT_ACTION)),
+            ["4: routes[0].target.openwhisk: the key `action` is missing"]
+        );
+    }
+
+    const WITHOUT_ACTION: &str = "defaults: { openwhisk: { api_host: 'http://127.0.0.1', service_token: 'u:k', namespace: guest } }\nroutes:\n  \
+                                  - name: a\n    target: { openwhisk: {} }\n    match: { path: /a }\n";
+
+    /// What an editor says of a file, before anything is merged.
+    fn said_by_an_editor(yaml: &str) -> Vec<String> {
+        let book = Diagnostics::default();
+        let root = parse::parse(yaml, MAIN).root.unwrap();
+        Shape::of(&schema()).check(&root, &Scope::root(&book, MAIN), &mut Seen::default());
+        book.into_inner().into_iter().map(|found| format!("{}: {}", found.place, found.message)).collect()
+    }
+
+    #[test]
+    fn an_editor_accepts_what_is_shown_in_the_documentation() {
+        let readme = include_str!("../../../README.md");
+        let blocks = readme.split("\n```yaml\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+        let files: Vec<_> = blocks.filter(|block| block.contains("routes:\n")).collect();
+        assert!(files.len() > 8, "README.md shows files in another way now");
+        let shipped =
+            [include_str!("../../../conf/reference.yaml"), include_str!("../../../conf/fngate.yaml")];
+        for yaml in files.into_iter().chain(shipped) {
+            assert_eq!(said_by_an_editor(yaml), [""; 0], "{yaml}");
+        }
+        assert_eq!(said_by_an_editor(WITHOUT_ACTION), [""; 0]);
     }
 }
 
