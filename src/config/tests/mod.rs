@@ -419,6 +419,16 @@ mod secrets {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_a_secret() {
+        let token = |text: &str| {
+            let files = Files::new(&[("fngate.yaml", &with_token("{ file: token }")), ("token", text)]);
+            plan(files.load()).routes[0].function.terms.credential
+        };
+        assert_eq!(token("\u{feff}a:b\r\n"), token("a:b"));
+        assert_ne!(token("a:\u{feff}b"), token("a:b"));
+    }
+
+    #[test]
     fn a_missing_secrets_file_is_a_fault_and_still_watched() {
         let files = Files::new(&[("fngate.yaml", &with_token("{ file: token }"))]);
         let loaded = files.load();
