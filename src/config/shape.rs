@@ -179,6 +179,12 @@ impl Shape {
         if self.is_secret {
             hide(node, seen);
             seen.credentials.push(scope.place().clone());
+            if node.as_text().is_some_and(is_reference_of_apisix) {
+                scope.reject_with(
+                    "a reference as APISIX writes it, which is not followed here",
+                    "`{ env: NAME }`, `{ file: path }` or `{ credential: name }`",
+                );
+            }
         }
         match (&node.value, &self.text, &self.number, &self.list, &self.keys) {
             (Value::Text(text), Some(choices), ..) => self.check_choice(text, choices, scope),
@@ -450,6 +456,12 @@ fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut See
 
 pub(super) fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// `$env://NAME` and `$secret://…` stand for a whole value, `${{NAME}}` for any part of one.
+fn is_reference_of_apisix(text: &str) -> bool {
+    let lower = text.trim_start().to_ascii_lowercase();
+    lower.starts_with("$env://") || lower.starts_with("$secret://") || lower.contains("${{")
 }
 
 /// Hides the scalars of a value that should be a secret; what a reference names may be shown.

@@ -429,6 +429,28 @@ mod secrets {
     }
 
     #[test]
+    fn references_of_apisix_are_no_secrets() {
+        let with_header = |value: &str| {
+            format!(
+                "routes: [ {{ name: a, match: {{ path: /a }}, target: {{ http: {{ url: 'https://h/', headers: {{ X-Key: {value} }} }} }} }} ]\n"
+            )
+        };
+        for reference in ["'$env://TOKEN'", "$ENV://TOKEN/a", "'$secret://vault/1/a/b'", "'u:${{KEY:=x}}'"] {
+            for yaml in [with_token(reference), with_header(reference)] {
+                let found = faults(&load_yaml(&yaml));
+                assert!(
+                    found.len() == 1
+                        && found[0].ends_with("a reference as APISIX writes it, which is not followed here"),
+                    "{yaml}{found:?}"
+                );
+            }
+        }
+        for literal in ["env:HOME", "'u:$env://x'", "'u:${x}'"] {
+            assert_eq!(faults(&load_yaml(&with_token(literal))), [""; 0], "{literal}");
+        }
+    }
+
+    #[test]
     fn a_missing_secrets_file_is_a_fault_and_still_watched() {
         let files = Files::new(&[("fngate.yaml", &with_token("{ file: token }"))]);
         let loaded = files.load();
