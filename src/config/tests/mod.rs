@@ -164,6 +164,7 @@ fn what_is_not_text_is_refused_with_its_line() {
     let files = Files::new(&[("fngate.yaml", "")]);
     fs::write(files.path("fngate.yaml"), b"routes: []\n# \xff\n").unwrap();
     assert_eq!(faults(&files.load()), ["0: : the file is not UTF-8: line 2 has other bytes"]);
+    assert!(files.drawn().contains("save it as UTF-8"));
 }
 
 mod defaults {
