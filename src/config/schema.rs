@@ -107,10 +107,12 @@ fn plain(schema: Value, definitions: &Value) -> Value {
     Value::Object(object)
 }
 
-/// Lets every key be absent, in the objects that are merged key by key.
+/// Lets every key be there or be absent, in the objects that are merged key by key.
 fn make_optional(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
-    object.remove("required");
+    for word in ["required", "minProperties", "maxProperties"] {
+        object.remove(word);
+    }
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
         properties.values_mut().for_each(make_optional);
     }

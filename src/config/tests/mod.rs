@@ -699,7 +699,7 @@ mod attributes {
         refused(
             "openfunction: { function_uri: 'http://127.0.0.1/', keepalive_pool: 4097, deadline: 0, sni: '-' }",
             &[
-                "openfunction.keepalive_pool: `keepalive_pool` is 4097",
+                "openfunction.keepalive_pool: 4097 is out of range",
                 "openfunction.deadline: `deadline` is 0 ms",
                 "openfunction.sni: `-` is not a name for SNI",
             ],
@@ -937,6 +937,17 @@ mod schemas {
             assert_eq!(said_by_an_editor(yaml), [""; 0], "{yaml}");
         }
         assert_eq!(said_by_an_editor(WITHOUT_ACTION), [""; 0]);
+    }
+
+    #[test]
+    fn a_target_has_one_platform_and_defaults_have_any() {
+        let schema = schema();
+        let count = |pointer: &str, word: &str| schema.pointer(pointer).unwrap().get(word).cloned();
+        let target = "/properties/routes/items/properties/target";
+        for word in ["minProperties", "maxProperties"] {
+            assert_eq!(count(target, word), Some(1.into()));
+            assert_eq!(count("/properties/defaults", word), None);
+        }
     }
 }
 
