@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http::Method;
 
@@ -72,9 +73,9 @@ struct RunArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
-    /// How much goes into the service log, on stderr
-    #[arg(long, value_enum, env = "FNGATE_LOG", default_value_t = LogLevel::Info)]
-    log_level: LogLevel,
+    /// How much goes into the service log, on stderr; the environment variable FNGATE_LOG says it, too [default: info]
+    #[arg(long, value_enum, ignore_case = true)]
+    log_level: Option<LogLevel>,
 }
 
 #[derive(Args)]
@@ -99,8 +100,8 @@ struct RoutesArgs {
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     config: PathBuf,
     /// Tell which route serves this request, and why the others do not
-    #[arg(long, value_name = "'GET http://host/path'")]
-    explain: Option<String>,
+    #[arg(long, value_name = "'GET http://host/path'", value_parser = asked)]
+    explain: Option<Asked>,
 }
 
 #[derive(Args)]
@@ -111,6 +112,13 @@ struct DemoArgs {
     /// Where its admin endpoints listen
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
     admin: std::net::SocketAddr,
+}
+
+/// A request to explain; its URI has a host.
+#[derive(Clone)]
+struct Asked {
+    method: Method,
+    uri: http::Uri,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -126,6 +134,22 @@ enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl LogLevel {
+    /// What FNGATE_LOG says; like the option, in capitals or not. Nothing is said by an empty one.
+    fn of_environment() -> Self {
+        let said = std::env::var_os(LOG_VARIABLE).unwrap_or_default();
+        match said.to_str() {
+            Some("") => LogLevel::Info,
+            said => said.and_then(|said| LogLevel::from_str(said, true).ok()).unwrap_or_else(|| {
+                let known = LogLevel::value_variants().iter().filter_map(LogLevel::to_possible_value);
+                let known: Vec<_> = known.map(|known| known.get_name().to_owned()).collect();
+                let message = format!("{LOG_VARIABLE} is not one of: {}", known.join(", "));
+                Cli::command().error(ErrorKind::InvalidValue, message).exit()
+            }),
+        }
+    }
 }
 
 impl From<LogLevel> for log::LevelFilter {
@@ -172,7 +196,7 @@ pub fn main() -> anyhow::Result<Outcome> {
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
-    service_log::install(args.log_level.into())?;
+    service_log::install(args.log_level.unwrap_or_else(LogLevel::of_environment).into())?;
     let Loaded { plan, report, files } = config::load(&args.config);
     tell(&report.render(style()));
     let Some(plan) = plan else { return Ok(Outcome::ConfigurationFault) };
@@ -231,7 +255,7 @@ fn routes(args: &RoutesArgs) -> anyhow::Result<Outcome> {
     };
     match &args.explain {
         None => print(table(&plan.routes).as_bytes()),
-        Some(request) => explain(plan, request),
+        Some(asked) => explain(plan, asked),
     }
 }
 
@@ -257,17 +281,12 @@ fn table(routes: &[Route]) -> String {
 }
 
 /// Which route wins, in the words of the table; the losers with their reasons.
-fn explain(plan: Plan, request: &str) -> anyhow::Result<Outcome> {
-    let (method, uri) =
-        request.split_once(' ').context("give a method and a URL, as in 'GET http://host/path'")?;
-    let method: Method = method.parse().context("the method is not a token")?;
-    let uri: http::Uri = uri.parse().context("the URL cannot be parsed")?;
-    let host =
-        uri.authority().context("the URL has no host; a request names one, as in 'GET http://host/path'")?;
+fn explain(plan: Plan, Asked { method, uri }: &Asked) -> anyhow::Result<Outcome> {
+    let host = uri.authority().map_or("", |host| host.as_str());
     let route = |route: Route| (route.matcher, (route.name, route.function.target));
     let table = RouteTable::build(plan.routes.into_iter().map(route));
-    let refusal = refusal(&table, host.as_str(), &method, &uri);
-    let verdicts = table.explain(host.as_str(), &method, uri.path());
+    let refusal = refusal(&table, host, method, uri);
+    let verdicts = table.explain(host, method, uri.path());
     let words = |verdict: &Verdict| match verdict {
         Verdict::Wins if refusal.is_some() => "matches, but refuses it",
         Verdict::Wins => "serves it",
@@ -391,4 +410,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     crate::values::parse_duration(&Written::Text(text.to_owned())).map_err(|invalid| invalid.message)
 }
 
+fn asked(text: &str) -> Result<Asked, &'static str> {
+    let (method, uri) =
+        text.split_once(' ').ok_or("give a method and a URL, as in 'GET http://host/path'")?;
+    let method = method.parse().map_err(|_| "the method is not a token")?;
+    let uri: http::Uri = uri.parse().map_err(|_| "the URL cannot be parsed")?;
+    match uri.authority() {
+        Some(_) => Ok(Asked { method, uri }),
+        None => Err("the URL has no host; a request names one, as in 'GET http://host/path'"),
+    }
+}
+
+const LOG_VARIABLE: &str = "FNGATE_LOG";
 const DEFAULT_FILE: &str = "/etc/fngate/fngate.yaml";

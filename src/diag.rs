@@ -296,14 +296,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// The known word nearest to a misspelt one, when one is near enough to be meant.
+/// The known word nearest to a misspelt one, when one is near enough to be meant. `no` is not near to `on`, nor `Async` to `sync`
+/// where `async` is known.
 pub fn did_you_mean<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
-    let limit = (word.chars().count() / 3).max(1);
+    let limit = word.chars().count() / 3;
+    let word = word.to_lowercase();
     known
         .into_iter()
         // The distance is at least the difference in length, which costs nothing to know.
         .filter(|candidate| candidate.len().abs_diff(word.len()) <= limit)
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -332,5 +334,8 @@ mod tests {
         assert_eq!(did_you_mean("functon_uri", known), Some("function_uri"));
         assert_eq!(did_you_mean("timout", known), Some("timeout"));
         assert_eq!(did_you_mean("banana", known), None);
+        assert_eq!(did_you_mean("Async", ["sync", "async"]), Some("async"));
+        assert_eq!(did_you_mean("IMDS", ["env", "imds"]), Some("imds"));
+        assert_eq!(did_you_mean("no", ["on", "off"]), None);
     }
 }

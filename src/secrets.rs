@@ -71,13 +71,13 @@ fn credential(name: &str, scope: &Scope<'_>) -> Option<String> {
     }))
 }
 
-/// What a secret's file says; one final line break is not part of the secret.
+/// What a secret's file says; a byte order mark and one final line break are not part of the secret.
 fn text(bytes: Vec<u8>, path: &Path) -> Result<String, Invalid> {
-    let mut text = String::from_utf8(bytes)
+    let text = std::str::from_utf8(&bytes)
         .map_err(|_| Invalid::new(format!("`{}` cannot be read: it is not UTF-8", path.display())))?;
-    let cut = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
-    text.truncate(cut.len());
-    Ok(text)
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(text.to_owned())
 }
 
 fn check_credential_name(name: &str) -> Result<(), Invalid> {

@@ -87,7 +87,7 @@ fn load_source(path: &Path, source: Result<Source, Invalid>, book: Diagnostics) 
 
 /// The JSON Schema (draft-07) of a configuration, for editors.
 pub fn schema() -> serde_json::Value {
-    schema::schema()
+    schema::for_editors()
 }
 
 /// The shapes of both kinds of files. They are the same for every load.
@@ -220,7 +220,7 @@ impl<'b> Loader<'b> {
 
     /// Compiles what has the right shape; the rest has its faults already.
     fn compile(&self) -> Option<(Settings, Vec<Route>)> {
-        let faults = self.book.faulty_places();
+        let faults = [self.book.faulty_places(), self.seen.lacking.clone()].concat();
         let settings = self.compile_settings(&faults);
         let routes = self.compile_routes(settings.as_ref(), &faults);
         settings.zip(routes)

@@ -97,8 +97,11 @@ impl<'t> Builder<'t> {
                 }
                 Ok((event, span)) => self.take(event, span)?,
                 Err(error) => {
-                    let at = self.cursor.byte_of(error.marker());
+                    let mut at = self.cursor.byte_of(error.marker());
                     let (message, mut hint) = in_plain_words(error.info());
+                    if error.info() == TAB_BELOW_TEXT {
+                        at += self.cursor.text[at..].find('\t').unwrap_or(0);
+                    }
                     if self.has_brace_in_text(at) {
                         hint = Some("a text with `{` or `}` stands in quotes here, like `\"/b/{id}\"`");
                     }
@@ -377,8 +380,15 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
             ("a line in brackets begins too far left", Some("a `[` or `{` above may not be closed"))
         }
         "misplaced bracket" => ("a bracket is closed that was not opened", None),
-        "while parsing node, found unknown anchor" => {
-            ("the alias names an anchor that is not above it", None)
+        "while parsing node, found unknown anchor" => (
+            "the alias names an anchor that is not above it",
+            Some("a text that begins with `*` stands in quotes"),
+        ),
+        "while scanning an anchor or alias, did not find expected alphabetic or numeric character" => {
+            ("a `*` or `&` without a name behind it", Some("a text that begins with it stands in quotes"))
+        }
+        other if other.starts_with("unexpected character: ") => {
+            ("no text without quotes begins like this", Some("put it in quotes"))
         }
         "while parsing a node, did not find expected node content" => ("a value is missing here", None),
         "while parsing a quoted scalar, found unknown escape character" => {
@@ -386,12 +396,16 @@ fn in_plain_words(info: &str) -> (&str, Option<&'static str>) {
         }
         "tabs disallowed within this context (block indentation)"
         | "tabs disallowed in this context"
-        | "tab cannot be used as indentation" => ("a tab is used for indentation", Some("use spaces")),
+        | "tab cannot be used as indentation"
+        | TAB_BELOW_TEXT => ("a tab is used for indentation", Some("use spaces")),
         "found unprintable character" => ("a character that cannot stand in YAML", None),
         "recursion limit exceeded" => (TOO_DEEP, None),
         other => (other, None),
     }
 }
+
+/// Told at the beginning of the text above the tab.
+const TAB_BELOW_TEXT: &str = "while scanning a plain scalar, found a tab";
 
 /// The longest file that is read. 10 000 routes need a third of it.
 pub(super) const LARGEST_FILE: usize = 8 << 20;

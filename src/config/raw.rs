@@ -30,7 +30,7 @@ pub(super) struct Settings {
     /// Where clients connect (default: 0.0.0.0:9080 without TLS)
     #[schemars(length(min = 1))]
     pub(super) listeners: Option<Vec<Listener>>,
-    /// Worker threads: a number, or `auto` for one per CPU (the default)
+    /// Worker threads: a number up to 1024, or `auto` for one per CPU (the default)
     pub(super) threads: Option<Threads>,
     /// The administrative listener
     pub(super) admin: Option<Admin>,
@@ -106,7 +106,7 @@ pub(super) enum AccessLogWord {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AccessLogTarget {
-    /// `stdout`, `off`, or a file, which is opened anew on SIGUSR1
+    /// `stdout`, `off`, or a file, which has a `/` or a `.` in its name and is opened anew on SIGUSR1
     pub(super) path: String,
 }
 

@@ -252,7 +252,7 @@ fn excerpt(source: &Source, line: usize, span: Span, secrets: &[Span]) -> Excerp
     let on_line =
         |secret: &&Span| secret.file == span.file && secret.start < bounds.end && secret.end > bounds.start;
     let text = &source.text[bounds.clone()];
-    let in_text = passwords(text).chain(queries(text)).chain(pasted_key(text)).map(|at| Span {
+    let in_text = hidden(text).into_iter().map(|at| Span {
         file: span.file,
         start: bounds.start + at.start,
         end: bounds.start + at.end,
@@ -297,12 +297,48 @@ fn excerpt(source: &Source, line: usize, span: Span, secrets: &[Span]) -> Excerp
     out
 }
 
-/// What stands before the `@` of the URIs in this line: they have no business there, but somebody will try.
-fn passwords(line: &str) -> impl Iterator<Item = Range<usize>> {
-    line.match_indices("://").filter_map(|(at, slashes)| {
-        let start = at + slashes.len();
-        let authority = line[start..].split(['/', '?', '#', ' ', '"', '\'']).next()?;
-        Some(start..start + authority.rfind('@')?)
+/// What a text gives away by its form: passwords, queries, keys. In order, and no two touch.
+fn hidden(text: &str) -> Vec<Range<usize>> {
+    let mut found: Vec<_> = passwords(text).chain(queries(text)).chain(pasted_key(text)).collect();
+    found.sort_by_key(|range| range.start);
+    found.dedup_by(|next, kept| {
+        let touches = next.start <= kept.end;
+        if touches {
+            kept.end = kept.end.max(next.end);
+        }
+        touches
+    });
+    found
+}
+
+/// What stands before an `@`, unless it can only be a path: it has no business there, but somebody will try.
+fn passwords(text: &str) -> impl Iterator<Item = Range<usize>> {
+    words(text).filter_map(|word| {
+        let start = word.start + text[word.clone()].find("://").map_or(0, |at| at + "://".len());
+        let end = start + text[start..word.end].rfind('@')?;
+        let user = &text[start..end];
+        let is_path = user.contains('/') && !user.contains(':');
+        (!user.is_empty() && !is_path).then_some(start..end)
+    })
+}
+
+/// What stands in quotes, or between blanks.
+fn words(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut quote = None;
+    let mut last = ' ';
+    let mut start = 0;
+    let end = text.len();
+    text.char_indices().chain([(end, ' ')]).filter_map(move |(at, c)| {
+        let opens = quote.is_none() && QUOTES.contains(&c) && !last.is_alphanumeric();
+        let ends = opens || quote == Some(c) || (quote.is_none() && c.is_whitespace()) || at == end;
+        last = c;
+        if !ends {
+            return None;
+        }
+        quote = opens.then_some(c);
+        let word = start..at;
+        start = (at + c.len_utf8()).min(end);
+        (!word.is_empty()).then_some(word)
     })
 }
 
@@ -362,19 +398,16 @@ fn visible(text: &str) -> String {
     out
 }
 
-/// A text about the file, without the queries of its URIs and without keys.
+/// A text about the file, without what its form gives away.
 fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let key = pasted_key(text);
-    let text = key.as_ref().map_or(text, |key| &text[..key.start]);
     let mut at = 0;
-    for query in queries(text) {
-        out.push_str(&text[at..query.start]);
+    for range in hidden(text) {
+        out.push_str(&text[at..range.start]);
         out.push_str(HIDDEN);
-        at = query.end;
+        at = range.end;
     }
     out.push_str(&text[at..]);
-    out.push_str(key.map_or("", |_| HIDDEN));
     visible(&out)
 }
 
@@ -402,8 +435,18 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_question_marks_is_read_once() {
-        let line = "?".repeat(4 << 20);
-        assert!(queries(&line).is_empty());
+    fn what_may_be_a_password_is_hidden_and_other_ats_are_not() {
+        check("`http:/u:p@a` is wrong", "`***@a` is wrong");
+        check("'u:p@a:80', u:p@b, 'u:p/p p@c'", "'***@a:80', ***@b, '***@c'");
+        check("https://t@h/a, https://u:p/p@h", "https://***@h/a, https://***@h");
+        check("https://h:80/?code=a@b", "https://***");
+        check("`/users/@me` and https://h/@me don't `@x`", "`/users/@me` and https://h/@me don't `@x`");
+    }
+
+    #[test]
+    fn a_line_of_marks_is_read_once() {
+        for mark in ["?", "@", "'"] {
+            assert!(hidden(&mark.repeat(1 << 20)).len() <= 1);
+        }
     }
 }

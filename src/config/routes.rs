@@ -130,7 +130,7 @@ fn compile_target(
 
 fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<Matcher> {
     let raw::Match { path, hosts, methods } = raw;
-    let path = scope.key("path").accept(path.parse::<PathPattern>());
+    let path = compile_path(&path, &scope.key("path"));
     let hosts_scope = scope.key("hosts");
     let hosts: Vec<_> = hosts
         .unwrap_or_default()
@@ -165,10 +165,27 @@ fn compile_matcher(raw: raw::Match, priority: i32, scope: &Scope<'_>) -> Option<
     })
 }
 
+fn compile_path(text: &str, scope: &Scope<'_>) -> Option<PathPattern> {
+    let path = scope.accept(text.parse())?;
+    // Other gateways write parameters in this way.
+    for name in
+        text.split('/').filter_map(|segment| segment.strip_prefix(':')).filter(|name| !name.is_empty())
+    {
+        scope.warn(
+            format!("`:{name}` stands for itself only"),
+            format!("a parameter is written `{{{name}}}`"),
+        );
+    }
+    Some(path)
+}
+
 /// Any method in upper case; the known ones help to find a slip.
 fn parse_method(text: &str) -> Result<Method, Invalid> {
     let invalid = || Invalid::new(format!("`{text}` is not a method"));
     let upper = text.to_ascii_uppercase();
+    if matches!(upper.as_str(), "ANY" | "ALL" | "*") {
+        return Err(invalid().hint("leave `methods` out for any"));
+    }
     if upper != text || !text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_') {
         return Err(match did_you_mean(&upper, METHODS) {
             Some(known) => invalid().hint(format!("did you mean `{known}`?")),

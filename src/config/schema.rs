@@ -1,6 +1,6 @@
 //! The JSON Schema of the file, made from the raw structs.
 //!
-//! One schema serves editors (`fngate schema`) and the checks of `shape`. It is stricter and plainer than what is derived: objects
+//! One schema serves editors (`fngate schema`) and the checks of `shape`, for which targets are complete. It is stricter and plainer than what is derived: objects
 //! are closed, nothing is `null`, and every reference but the one to a secret is resolved.
 
 use schemars::generate::SchemaSettings;
@@ -13,7 +13,17 @@ pub(super) const SECRET: &str = "#/definitions/Secret";
 /// The word by which a struct says that its keys belong together: `defaults` are never merged into it.
 pub(super) const WHOLE: &str = "x-whole";
 
-/// The schema of a main file.
+/// The schema of a main file before the defaults are merged, for editors: what a target lacks may come from there.
+pub(super) fn for_editors() -> Value {
+    let mut schema = schema();
+    let targets = schema.pointer_mut("/properties/routes/items/properties/target/properties");
+    if let Some(Value::Object(platforms)) = targets {
+        platforms.values_mut().for_each(make_optional);
+    }
+    schema
+}
+
+/// The schema of a main file in which the defaults are merged.
 pub(super) fn schema() -> Value {
     let derived = SchemaSettings::draft07().into_generator().into_root_schema_for::<raw::File>();
     let mut derived = derived.to_value();
@@ -97,10 +107,12 @@ fn plain(schema: Value, definitions: &Value) -> Value {
     Value::Object(object)
 }
 
-/// Lets every key be absent, in the objects that are merged key by key.
+/// Lets every key be there or be absent, in the objects that are merged key by key.
 fn make_optional(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
-    object.remove("required");
+    for word in ["required", "minProperties", "maxProperties"] {
+        object.remove(word);
+    }
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
         properties.values_mut().for_each(make_optional);
     }

@@ -260,6 +260,11 @@ fn compile_access_log(raw: Option<raw::AccessLog>, scope: &Scope<'_>) -> Option<
             scope.key("path").reject_with("the path is empty", "`stdout`, `off`, or a file");
             None
         }
+        word if !word.contains(['/', '.']) => {
+            let hint = format!("`stdout`, `off`, or a file, like `./{word}`");
+            scope.key("path").reject_with(format!("`{word}` is no place that is known here"), hint);
+            None
+        }
         path => {
             let path = scope.path(path);
             try_out(&path, &scope.key("path"))?;

@@ -23,6 +23,8 @@ pub(super) struct Shape {
     is_secret: bool,
     /// Given anew, it replaces what is inherited, whatever it is.
     is_whole: bool,
+    /// Shown where something else stands in place of a text of a certain form.
+    example: Option<String>,
 }
 
 /// The words a text is chosen from; empty: any text.
@@ -63,6 +65,8 @@ pub(super) struct Seen {
     pub(super) secrets: Vec<Span>,
     /// Secrets under a key of their own. A literal among others, such as a header's value, is hidden but need not be one.
     pub(super) credentials: Vec<Place>,
+    /// Mappings with a key under a wrong name, which is the fault.
+    pub(super) lacking: Vec<Place>,
 }
 
 impl Shape {
@@ -74,7 +78,8 @@ impl Shape {
             let keys = Some(Keys::OneOf(known));
             return Shape { keys, is_secret: true, ..text() };
         }
-        let mut shape = Shape { is_whole: schema[WHOLE] == true, ..Shape::default() };
+        let example = schema["examples"][0].as_str().map(str::to_owned);
+        let mut shape = Shape { is_whole: schema[WHOLE] == true, example, ..Shape::default() };
         for alternative in
             ["anyOf", "oneOf", "allOf"].iter().filter_map(|word| schema[*word].as_array()).flatten()
         {
@@ -111,7 +116,7 @@ impl Shape {
 
     /// Takes in another way to write the value.
     fn allow(&mut self, other: Shape) {
-        let Shape { text, number, boolean, list, keys, is_secret, is_whole } = other;
+        let Shape { text, number, boolean, list, keys, is_secret, is_whole, example } = other;
         match (&mut self.text, text) {
             (Some(own), Some(other)) => own.0.extend(other.0),
             (own, other) => *own = own.take().or(other),
@@ -122,6 +127,7 @@ impl Shape {
         self.keys = self.keys.take().or(keys);
         self.is_secret |= is_secret;
         self.is_whole |= is_whole;
+        self.example = self.example.take().or(example);
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, &Shape)> {
@@ -179,6 +185,12 @@ impl Shape {
         if self.is_secret {
             hide(node, seen);
             seen.credentials.push(scope.place().clone());
+            if node.as_text().is_some_and(is_reference_of_apisix) {
+                scope.reject_with(
+                    "a reference as APISIX writes it, which is not followed here",
+                    "`{ env: NAME }`, `{ file: path }` or `{ credential: name }`",
+                );
+            }
         }
         match (&node.value, &self.text, &self.number, &self.list, &self.keys) {
             (Value::Text(text), Some(choices), ..) => self.check_choice(text, choices, scope),
@@ -192,14 +204,16 @@ impl Shape {
         }
     }
 
-    fn check_choice(&self, text: &str, Choices(words): &Choices, scope: &Scope<'_>) {
+    fn check_choice(&self, text: &str, choices: &Choices, scope: &Scope<'_>) {
+        let Choices(words) = choices;
         if words.is_empty() || words.iter().any(|word| word == text) {
             return;
         }
-        let hint = match did_you_mean(text, words.iter().map(String::as_str)) {
-            Some(word) => format!("did you mean `{word}`?"),
-            None => format!("expected {}", self.expected()),
-        };
+        let near = || did_you_mean(text, words.iter().map(String::as_str));
+        let hint = switch(text)
+            .and_then(|is_on| choices.switched(is_on))
+            .or_else(|| Some(format!("did you mean `{}`?", near()?)))
+            .unwrap_or_else(|| format!("expected {}", self.expected()));
         scope.reject_with(format!("`{text}` is not a choice here"), hint);
     }
 
@@ -213,13 +227,16 @@ impl Shape {
             Value::Integer(_) | Value::Float(_) | Value::Bool(_)
                 if self.text.is_some() && !self.is_secret =>
             {
-                self.text.as_ref().and_then(|choices| choices.instead_of(&node.value))
+                match (&self.example, &self.text, &node.value) {
+                    (Some(example), ..) => Some(format!("like `{example}`")),
+                    (_, Some(Choices(words)), _) if words.is_empty() => {
+                        Some("in quotes it is text".to_owned())
+                    }
+                    (_, Some(choices), Value::Bool(is_on)) => choices.switched(*is_on),
+                    _ => None,
+                }
             }
-            Value::Text(text) if self.boolean => match text.to_ascii_lowercase().as_str() {
-                "yes" | "on" | "true" => Some("write `true`".to_owned()),
-                "no" | "off" | "false" => Some("write `false`".to_owned()),
-                _ => None,
-            },
+            Value::Text(text) if self.boolean => switch(text).map(|is_on| format!("write `{is_on}`")),
             Value::Text(text) if self.number.is_some() && text.parse::<f64>().is_ok() => {
                 Some("without quotes it is a number".to_owned())
             }
@@ -305,15 +322,10 @@ impl Shape {
 }
 
 impl Choices {
-    /// What was meant by a number or a switch: its text, or the word for it.
-    fn instead_of(&self, value: &Value) -> Option<String> {
+    /// What to write for a switch, where one is among the words.
+    fn switched(&self, is_on: bool) -> Option<String> {
         let Choices(words) = self;
-        let word = match value {
-            _ if words.is_empty() => return Some("in quotes it is text".to_owned()),
-            Value::Bool(true) => "on",
-            Value::Bool(false) => "off",
-            _ => return None,
-        };
+        let word = if is_on { "on" } else { "off" };
         words.iter().any(|known| known == word).then(|| format!("write `{word}`"))
     }
 }
@@ -344,13 +356,28 @@ impl Number {
             _ => return,
         };
         if self.must_be_whole && matches!(value, Value::Float(_)) {
-            scope.reject(format!("expected a whole number, found {number}"));
+            match number.fract() == 0.0 && number.abs() <= LARGEST_EXACT {
+                true => scope.reject_with(
+                    "a whole number has neither a point nor an exponent",
+                    format!("write `{number}`"),
+                ),
+                false => scope.reject(format!("expected a whole number, found {number}")),
+            }
         } else if !(self.min..=self.max).contains(&number) {
             let Number { min, max, .. } = self;
             let names_both = self.has_max || number > self.max;
             let bounds = if names_both { format!("{min} to {max}") } else { format!("at least {min}") };
             scope.reject_with(format!("{number} is out of range"), bounds);
         }
+    }
+}
+
+/// What a word for a switch means, in any spelling.
+fn switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "true" => Some(true),
+        "no" | "off" | "false" => Some(false),
+        _ => None,
     }
 }
 
@@ -389,18 +416,7 @@ impl Keys {
         seen: &mut Seen,
     ) {
         let known = match self {
-            Keys::Record { known, required } => {
-                for key in required.iter().filter(|key| mapping.get(key).is_none()) {
-                    scope.reject(format!("the key `{key}` is missing"));
-                }
-                known
-            }
-            Keys::OneOf(known) => {
-                if mapping.entries.iter().filter(|entry| known.contains_key(&*entry.key)).count() != 1 {
-                    scope.reject(format!("give exactly one of {}", quoted(known.keys())));
-                }
-                known
-            }
+            Keys::Record { known, .. } | Keys::OneOf(known) => known,
             Keys::Map(shape) => {
                 for Entry { key, key_span, value } in &mapping.entries {
                     let scope = scope.key(key);
@@ -417,12 +433,14 @@ impl Keys {
             }
         };
         let holds_secrets = is_secret || known.values().any(|shape| shape.is_secret);
+        let mut misspelt = Vec::new();
         for Entry { key, key_span, value } in &mapping.entries {
             let scope = scope.key(key);
             match known.get(&**key) {
                 Some(shape) => shape.check_in(Some(known), value, &scope, seen),
                 None => {
-                    let Meant { shape, hint } = Meant::by(key, known, outer);
+                    let Meant { key: meant, shape, hint } = Meant::by(key, known, outer);
+                    misspelt.extend(meant);
                     // What nobody understands may be a secret.
                     if shape.is_none_or(Shape::holds_secrets) {
                         hide_text(value, seen);
@@ -435,6 +453,24 @@ impl Keys {
                     }
                 }
             }
+        }
+        let is_given = |key: &str| mapping.get(key).is_some();
+        let is_misspelt = |key: &str| !is_given(key) && misspelt.contains(&key);
+        let mut lacks = |key: &str| match is_misspelt(key) {
+            true => seen.lacking.push(scope.place().clone()),
+            false => scope.reject(format!("the key `{key}` is missing")),
+        };
+        match self {
+            Keys::Record { required, .. } => {
+                required.iter().filter(|key| !is_given(key)).for_each(|key| lacks(key));
+            }
+            Keys::OneOf(known) => {
+                match known.keys().filter(|key| is_given(key) || is_misspelt(key)).count() {
+                    1 => known.keys().filter(|key| is_misspelt(key)).for_each(|key| lacks(key)),
+                    _ => scope.reject(format!("give exactly one of {}", quoted(known.keys()))),
+                }
+            }
+            Keys::Map(_) => {}
         }
     }
 }
@@ -450,6 +486,12 @@ fn check_map_value(shape: &Shape, node: &Node, scope: &Scope<'_>, seen: &mut See
 
 pub(super) fn quoted<'k>(words: impl IntoIterator<Item = &'k String>) -> String {
     words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// `$env://NAME` and `$secret://…` stand for a whole value, `${{NAME}}` for any part of one.
+fn is_reference_of_apisix(text: &str) -> bool {
+    let lower = text.trim_start().to_ascii_lowercase();
+    lower.starts_with("$env://") || lower.starts_with("$secret://") || lower.contains("${{")
 }
 
 /// Hides the scalars of a value that should be a secret; what a reference names may be shown.

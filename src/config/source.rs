@@ -58,6 +58,7 @@ impl Source {
             let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
             let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
             Invalid::new(format!("{called} is not UTF-8: line {line} has other bytes"))
+                .hint("save it as UTF-8")
         })?;
         Ok(Source::new(path.to_owned(), text, exposure))
     }

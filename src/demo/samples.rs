@@ -37,9 +37,9 @@ pub fn config(functions: &Functions, listen: SocketAddr, admin: SocketAddr) -> S
     );
     format!(
         r#"listeners:
-  - address: {listen}
+  - address: "{listen}"
 admin:
-  address: {admin}
+  address: "{admin}"
 defaults:
   openwhisk:
     api_host: http://{openwhisk}

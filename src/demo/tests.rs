@@ -493,6 +493,14 @@ async fn every_route_has_a_sample() {
     assert!(patterns.is_empty(), "routes that no sample shows: {patterns:?}");
 }
 
+#[tokio::test]
+async fn the_demo_listens_wherever_it_is_told_to() {
+    let functions = start().await.unwrap();
+    let yaml = config(&functions, "[::1]:9080".parse().unwrap(), "[::1]:9180".parse().unwrap());
+    let loaded = crate::config::load_text(std::path::Path::new("fngate.yaml"), yaml);
+    assert_eq!(loaded.report.faults(), 0, "{}", loaded.report.render(crate::config::Style::Plain));
+}
+
 #[test]
 fn the_banner_has_every_sample_below_its_platform() {
     let (listen, admin) = ("127.0.0.1:9080".parse().unwrap(), "127.0.0.1:9180".parse().unwrap());

@@ -39,8 +39,8 @@ pub struct Raw {
     pub keepalive: Option<bool>,
     /// How long an idle connection is kept (default 60000)
     pub keepalive_timeout: Option<Written>,
-    /// How many idle connections are kept (default 5)
-    #[schemars(range(min = 1))]
+    /// How many idle connections are kept, at most 4096 (default 5)
+    #[schemars(range(min = 1, max = 4_096))]
     pub keepalive_pool: Option<u32>,
     /// The largest request body (default: `limits.body`, which holds besides it; less where the platform needs the whole body)
     pub max_req_body_size: Option<Written>,
@@ -228,12 +228,6 @@ fn compile_keepalive(
     let range = (Duration::from_secs(1), Duration::MAX);
     let idle = given(keepalive_timeout, |written| duration("keepalive_timeout", &written, range, scope));
     let pool = keepalive_pool.unwrap_or(KEEPALIVE_POOL);
-    if pool == 0 || pool > LARGEST_POOL {
-        scope
-            .key("keepalive_pool")
-            .reject_with(format!("`keepalive_pool` is {pool}"), format!("1 to {LARGEST_POOL}"));
-        return None;
-    }
     let idle = idle?.unwrap_or(KEEPALIVE_TIMEOUT);
     Some(if keepalive.unwrap_or(true) { Keepalive::On { idle, pool } } else { Keepalive::Off })
 }
@@ -332,6 +326,4 @@ const LARGEST_HELD: usize = 1 << 30;
 
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE_POOL: u32 = 5;
-/// More idle connections to one function than this are a mistake, not a wish.
-const LARGEST_POOL: u32 = 4096;
 const LONGEST_CONNECT: Duration = Duration::from_secs(5);

@@ -35,6 +35,7 @@ pub struct Raw {
     /// The service's URL; what follows the matched path is appended to it
     pub url: Option<String>,
     /// Several addresses instead of one URL
+    #[schemars(length(min = 1))]
     pub nodes: Option<Vec<RawNode>>,
     /// With `nodes`: `http` or `https` (default `http`)
     pub scheme: Option<RawScheme>,
@@ -55,6 +56,7 @@ pub struct RawNode {
     /// `host:port`
     pub address: String,
     /// Share of the requests, relative to the other nodes (default 1)
+    #[schemars(range(min = 1, max = 1_000))]
     pub weight: Option<u32>,
 }
 
@@ -152,21 +154,10 @@ fn locate_nodes(
         .map(|(i, RawNode { address, weight })| {
             let scope = scope.key("nodes").index(i);
             let address = scope.key("address").accept(HostPort::parse(&address, None))?;
-            let weight = weight.unwrap_or(1);
-            if weight == 0 || weight > LARGEST_WEIGHT {
-                scope.key("weight").reject_with(
-                    format!("`weight` is {weight}"),
-                    format!("1 to {LARGEST_WEIGHT}; leave the node out to give it nothing"),
-                );
-                return None;
-            }
-            Some(Endpoint { address, weight })
+            Some(Endpoint { address, weight: weight.unwrap_or(1) })
         })
         .collect();
     let path = TargetPath::from_key(path, names, scope);
-    if endpoints.is_empty() {
-        scope.key("nodes").reject("`nodes` is empty");
-    }
     let endpoints = endpoints.into_iter().collect::<Option<Vec<_>>>()?;
     let origin = endpoints.first()?.address.clone();
     Some((Base { scheme: connection::scheme(scheme), origin, endpoints }, path?))
@@ -222,8 +213,6 @@ fn header_name(text: &str) -> Result<HeaderName, Invalid> {
     }
     Ok(name)
 }
-
-const LARGEST_WEIGHT: u32 = 1_000;
 
 const DEFAULTS: Defaults = Defaults {
     timeout: Duration::from_secs(60),

@@ -488,6 +488,7 @@ impl Buffered for BufferedTarget {
 /// The `target` of a route, as the file has it: exactly one platform.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
 pub struct Raw {
     /// A function of OpenFunction, or anything that is called in the same way
     pub openfunction: Option<openfunction::Raw>,

@@ -15,13 +15,13 @@ use crate::values::{Written, compile_duration};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
-    /// The most requests of this route at once
+    /// The most requests of this route at once, up to 1000000
     #[schemars(range(min = 1, max = 1_000_000))]
     pub in_flight: u32,
     /// The most requests that wait for a place (default 0: none waits)
     #[schemars(range(max = 1_000_000))]
     pub queue: Option<u32>,
-    /// How long one waits (default 1s)
+    /// How long one waits, at most 15m (default 1s)
     pub queue_timeout: Option<Written>,
 }
 

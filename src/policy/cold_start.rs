@@ -15,7 +15,7 @@ use crate::values::{Written, compile_duration};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Raw {
-    /// The longest time a request is held
+    /// The longest time a request is held, at most 15m
     pub hold: Written,
 }
 

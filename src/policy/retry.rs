@@ -24,7 +24,8 @@ pub struct Raw {
     /// Which methods: the `idempotent` ones (default), or `any`
     pub methods: Option<RawMethods>,
     /// The share of the last seconds' requests that may be tried again (default 20%)
-    pub budget: Option<Written>,
+    #[schemars(extend("examples" = ["20%"]))]
+    pub budget: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -82,12 +83,11 @@ fn parse_condition(written: &Written) -> Result<Condition, Invalid> {
     Ok(condition)
 }
 
-fn parse_percent(written: &Written) -> Result<u32, Invalid> {
-    let text = written.to_string();
+fn parse_percent(text: &str) -> Result<u32, Invalid> {
     let number = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
     number
         .filter(|percent| (1..=100).contains(percent))
-        .ok_or_else(|| Invalid::new(format!("`{text}` is not a share")).hint("1% to 100%"))
+        .ok_or_else(|| Invalid::new(format!("`{text}` is not a share")).hint("`1%` to `100%`"))
 }
 
 /// What a route says about trying again.

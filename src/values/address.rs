@@ -151,7 +151,8 @@ impl FromStr for TargetUri {
         if text.contains('#') {
             return Err(invalid("a fragment is never sent"));
         }
-        let uri: http::Uri = text.parse().map_err(|_| invalid("it cannot be parsed"))?;
+        let why = if text.contains(":/") { "it cannot be parsed" } else { "the scheme is missing" };
+        let uri: http::Uri = text.parse().map_err(|_| invalid(why))?;
         let scheme = match uri.scheme_str() {
             Some("http") => Scheme::Http,
             Some("https") => Scheme::Https,

@@ -104,7 +104,7 @@ impl JsonSchema for RawSecret {
                 { "type": "string" },
                 { "type": "object", "properties": { "env": { "type": "string", "description": "the name of an environment variable" } },
                   "required": ["env"], "additionalProperties": false },
-                { "type": "object", "properties": { "file": { "type": "string", "description": "the path of a file; one final line break is cut" } },
+                { "type": "object", "properties": { "file": { "type": "string", "description": "the path of a file; a byte order mark and one final line break are cut" } },
                   "required": ["file"], "additionalProperties": false },
                 { "type": "object", "properties": { "credential": { "type": "string", "description": "a name in systemd's credentials directory" } },
                   "required": ["credential"], "additionalProperties": false },

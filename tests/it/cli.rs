@@ -281,6 +281,39 @@ async fn a_route_that_refuses_what_it_matches_does_not_serve_it() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_explained_is_a_wrong_command_line() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), route("/x", GOOD)).unwrap();
+    let path = file.path().to_str().unwrap();
+
+    for request in ["GET", "/x", "GET host/x", "GET /x", "GET http://host/x y", "G@T http://host/x"] {
+        let why = run(&["routes", "-c", path, "--explain", request]).await;
+        assert_eq!(why.code, Some(2), "{request}: {why:?}");
+        assert!(why.stderr.contains("--explain"), "{request}: {why:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_variable_for_the_log_level_is_read_by_who_logs() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "routes: 5\n").unwrap();
+    let path = file.path().to_str().unwrap();
+
+    for level in ["", "off", "WARN"] {
+        let schema = run_with(&["schema"], &[("FNGATE_LOG", level)]).await;
+        assert_eq!(schema.code, Some(0), "{level}: {schema:?}");
+    }
+    for level in ["", "warn", "WARN"] {
+        let served = run_with(&["run", "-c", path], &[("FNGATE_LOG", level)]).await;
+        assert_eq!(served.code, Some(78), "{level}: {served:?}");
+    }
+    let wrong = run_with(&["-c", path], &[("FNGATE_LOG", "off")]).await;
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+    assert!(wrong.stderr.contains("FNGATE_LOG is not one of: error, warn"), "{wrong:?}");
+    assert_eq!(run(&["-c", path, "--log-level", "Warn"]).await.code, Some(78));
+}
+
+#[tokio::test]
 async fn the_files_for_editors_and_shells_are_printed() {
     let schema = run(&["schema"]).await;
     schema.accepts();
@@ -314,6 +347,7 @@ async fn the_man_pages_refer_to_pages_that_are_there() {
     assert!(named.len() > 5, "{named:?}");
     named.iter().for_each(|name| assert!(read(name).contains(".SH SYNOPSIS"), "{name}"));
     assert!(read("fngate-run").contains("SIGNALS"));
+    assert!(read("fngate-run").contains("FNGATE_LOG") && all.contains("FNGATE_LOG"));
     for (page, option) in [("check", "--running"), ("check", "--within"), ("routes", "--explain")] {
         assert!(read(&format!("fngate-{page}")).contains(option), "{page}: {option}");
     }

@@ -227,10 +227,17 @@ const MISTAKES: &[&str] = &[
     "$K: \"\"$Nmore: $S",
 ];
 
-/// The same for a URI, whose query may be a key.
+/// The same for a URI, whose query may be a key, and for an address.
 const URI_MISTAKES: &[&str] = &[
     "$K: https://user:$S@h.example/",
     "$K: 'https://$S@h.example/'",
+    "$K: 'http:/user:$S@h.example'",
+    "$K: 'user:$S@h.example'",
+    "$K: user:$S@h.example:80",
+    "$K: '$S@h.example:80'",
+    "$K: 'user:a/$S $S@h.example'",
+    "$K: \"user:$S@h.example\" x",
+    "$K: [ 'user:$S@h.example' ]",
     "$K: ftp://h.example/?code=$S",
     "$K: 'https://h.example/a b?code=$S'",
     "$K: 'https://h.example/?code=$S c'",
@@ -462,11 +469,11 @@ async fn secret_places() -> Vec<Place> {
 /// How the schema marks one.
 const SECRET: &str = "#/definitions/Secret";
 
-/// Where it takes a URI.
+/// Where it takes a URI, or an address.
 async fn uri_places() -> Vec<Place> {
-    let names = ["url", "endpoint", "api_host"];
+    let names = ["url", "endpoint", "api_host", "address"];
     let places = places(&|key, _| key.ends_with("_uri") || names.contains(&key)).await;
-    assert!(places.len() >= 12, "URIs have other names now");
+    assert!(places.len() >= 25, "URIs have other names now");
     places
 }
 

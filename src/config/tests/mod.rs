@@ -164,6 +164,7 @@ fn what_is_not_text_is_refused_with_its_line() {
     let files = Files::new(&[("fngate.yaml", "")]);
     fs::write(files.path("fngate.yaml"), b"routes: []\n# \xff\n").unwrap();
     assert_eq!(faults(&files.load()), ["0: : the file is not UTF-8: line 2 has other bytes"]);
+    assert!(files.drawn().contains("save it as UTF-8"));
 }
 
 mod defaults {
@@ -437,6 +438,38 @@ mod secrets {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_a_secret() {
+        let token = |text: &str| {
+            let files = Files::new(&[("fngate.yaml", &with_token("{ file: token }")), ("token", text)]);
+            plan(files.load()).routes[0].function.terms.credential
+        };
+        assert_eq!(token("\u{feff}a:b\r\n"), token("a:b"));
+        assert_ne!(token("a:\u{feff}b"), token("a:b"));
+    }
+
+    #[test]
+    fn references_of_apisix_are_no_secrets() {
+        let with_header = |value: &str| {
+            format!(
+                "routes: [ {{ name: a, match: {{ path: /a }}, target: {{ http: {{ url: 'https://h/', headers: {{ X-Key: {value} }} }} }} }} ]\n"
+            )
+        };
+        for reference in ["'$env://TOKEN'", "$ENV://TOKEN/a", "'$secret://vault/1/a/b'", "'u:${{KEY:=x}}'"] {
+            for yaml in [with_token(reference), with_header(reference)] {
+                let found = faults(&load_yaml(&yaml));
+                assert!(
+                    found.len() == 1
+                        && found[0].ends_with("a reference as APISIX writes it, which is not followed here"),
+                    "{yaml}{found:?}"
+                );
+            }
+        }
+        for literal in ["env:HOME", "'u:$env://x'", "'u:${x}'"] {
+            assert_eq!(faults(&load_yaml(&with_token(literal))), [""; 0], "{literal}");
+        }
+    }
+
+    #[test]
     fn a_missing_secrets_file_is_a_fault_and_still_watched() {
         let files = Files::new(&[("fngate.yaml", &with_token("{ file: token }"))]);
         let loaded = files.load();
@@ -684,7 +717,7 @@ mod attributes {
         refused(
             "openfunction: { function_uri: 'http://127.0.0.1/', keepalive_pool: 4097, deadline: 0, sni: '-' }",
             &[
-                "openfunction.keepalive_pool: `keepalive_pool` is 4097",
+                "openfunction.keepalive_pool: 4097 is out of range",
                 "openfunction.deadline: `deadline` is 0 ms",
                 "openfunction.sni: `-` is not a name for SNI",
             ],
@@ -884,14 +917,55 @@ mod schemas {
     }
 
     #[test]
-    fn nothing_is_required_in_the_defaults() {
+    fn what_defaults_can_bring_is_required_nowhere() {
         let schema = schema();
         assert!(schema.pointer("/properties/defaults/properties/openwhisk/required").is_none());
-        assert!(
-            schema
-                .pointer("/properties/routes/items/properties/target/properties/openwhisk/required")
-                .is_some()
+        let target = "/properties/routes/items/properties/target";
+        assert!(schema.pointer(&format!("{target}/properties/openwhisk/required")).is_none());
+        assert_eq!(
+            schema.pointer("/properties/routes/items/required").unwrap(),
+            &serde_json::json!(["name", "match", "target"])
         );
+        assert_eq!(
+            faults(&load_yaml(WITHOUT_ACTION)),
+            ["4: routes[0].target.openwhisk: the key `action` is missing"]
+        );
+    }
+
+    const WITHOUT_ACTION: &str = "defaults: { openwhisk: { api_host: 'http://127.0.0.1', service_token: 'u:k', namespace: guest } }\nroutes:\n  \
+                                  - name: a\n    target: { openwhisk: {} }\n    match: { path: /a }\n";
+
+    /// What an editor says of a file, before anything is merged.
+    fn said_by_an_editor(yaml: &str) -> Vec<String> {
+        let book = Diagnostics::default();
+        let root = parse::parse(yaml, MAIN).root.unwrap();
+        Shape::of(&schema()).check(&root, &Scope::root(&book, MAIN), &mut Seen::default());
+        book.into_inner().into_iter().map(|found| format!("{}: {}", found.place, found.message)).collect()
+    }
+
+    #[test]
+    fn an_editor_accepts_what_is_shown_in_the_documentation() {
+        let readme = include_str!("../../../README.md");
+        let blocks = readme.split("\n```yaml\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+        let files: Vec<_> = blocks.filter(|block| block.contains("routes:\n")).collect();
+        assert!(files.len() > 8, "README.md shows files in another way now");
+        let shipped =
+            [include_str!("../../../conf/reference.yaml"), include_str!("../../../conf/fngate.yaml")];
+        for yaml in files.into_iter().chain(shipped) {
+            assert_eq!(said_by_an_editor(yaml), [""; 0], "{yaml}");
+        }
+        assert_eq!(said_by_an_editor(WITHOUT_ACTION), [""; 0]);
+    }
+
+    #[test]
+    fn a_target_has_one_platform_and_defaults_have_any() {
+        let schema = schema();
+        let count = |pointer: &str, word: &str| schema.pointer(pointer).unwrap().get(word).cloned();
+        let target = "/properties/routes/items/properties/target";
+        for word in ["minProperties", "maxProperties"] {
+            assert_eq!(count(target, word), Some(1.into()));
+            assert_eq!(count("/properties/defaults", word), None);
+        }
     }
 }
 
