@@ -151,7 +151,9 @@ impl Reloader {
         let keys = need_restart(&running.settings, &plan.settings);
         if !keys.is_empty() {
             let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-            return Err(format!("{keys} changed, which takes a restart; the running configuration stays"));
+            return Err(format!(
+                "{keys} changed, which takes a restart or an upgrade; the running configuration stays"
+            ));
         }
         let kept = crate::app::kept_connections(&plan);
         // The last step that can fail.
