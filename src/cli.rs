@@ -18,7 +18,7 @@ use crate::demo;
 use crate::error::GatewayError;
 use crate::platforms::template::Parameters;
 use crate::platforms::{Sought, Target};
-use crate::routing::{self, RouteTable, Verdict};
+use crate::routing::{self, RouteTable, Standing};
 use crate::snapshot::{Plan, Route};
 use crate::telemetry::{self, service_log};
 use crate::upgrade;
@@ -286,22 +286,22 @@ fn explain(plan: Plan, Asked { method, uri }: &Asked) -> anyhow::Result<Outcome>
     let route = |route: Route| (route.matcher, (route.name, route.function.target));
     let table = RouteTable::build(plan.routes.into_iter().map(route));
     let refusal = refusal(&table, host, method, uri);
-    let verdicts = table.explain(host, method, uri.path());
-    let words = |verdict: &Verdict| match verdict {
-        Verdict::Wins if refusal.is_some() => "matches, but refuses it",
-        Verdict::Wins => "serves it",
-        Verdict::OtherHost => "no: another host",
-        Verdict::BeginsBelow => "no: it begins below this path",
-        Verdict::OtherPath => "no: another path",
-        Verdict::OtherMethod => "no: another method",
-        Verdict::Outranked => "no: a more specific route, or one with a higher priority, goes first",
+    let standings = table.explain(host, method, uri.path());
+    let words = |standing: &Standing| match standing {
+        Standing::Wins if refusal.is_some() => "matches, but refuses it",
+        Standing::Wins => "serves it",
+        Standing::OtherHost => "no: another host",
+        Standing::BeginsBelow => "no: it begins below this path",
+        Standing::OtherPath => "no: another path",
+        Standing::OtherMethod => "no: another method",
+        Standing::Outranked => "no: a more specific route, or one with a higher priority, goes first",
     };
-    let mut rows: Vec<_> = verdicts.iter().enumerate().collect();
-    rows.sort_by_key(|(_, verdict)| **verdict);
+    let mut rows: Vec<_> = standings.iter().enumerate().collect();
+    rows.sort_by_key(|(_, standing)| **standing);
     let routes: Vec<_> = table.matchers().map(|(matcher, (name, _))| (name, &matcher.path)).collect();
-    let rows = rows.into_iter().map(|(i, verdict)| {
+    let rows = rows.into_iter().map(|(i, standing)| {
         let (name, path) = routes[i];
-        [name.clone(), path.to_string(), words(verdict).to_owned()]
+        [name.clone(), path.to_string(), words(standing).to_owned()]
     });
     print(columns(rows.collect()).as_bytes())?;
     let Some(refusal) = refusal else { return Ok(Outcome::Done) };

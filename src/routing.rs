@@ -175,7 +175,7 @@ impl<T> RouteTable<T> {
     }
 
     /// Tells of each route why it does or does not serve the request, in the order of insertion.
-    pub fn explain(&self, host: &str, method: &Method, path: &str) -> Vec<Verdict> {
+    pub fn explain(&self, host: &str, method: &Method, path: &str) -> Vec<Standing> {
         let winner = match self.find(host, method, path) {
             Outcome::Found { value, .. } => {
                 self.entries.iter().position(|entry| std::ptr::eq(&entry.value, value))
@@ -184,28 +184,28 @@ impl<T> RouteTable<T> {
         };
         let host = normal_host(host);
         let below = format!("{path}/");
-        let verdict = |(index, entry): (usize, &Entry<T>)| {
+        let standing = |(index, entry): (usize, &Entry<T>)| {
             let matcher = &entry.matcher;
             if Some(index) == winner {
-                Verdict::Wins
+                Standing::Wins
             } else if !matcher.hosts.is_empty() && !matcher.hosts.iter().any(|pattern| pattern.matches(&host))
             {
-                Verdict::OtherHost
+                Standing::OtherHost
             } else if !matcher.path.matches(path) {
-                if matcher.path.matches(&below) { Verdict::BeginsBelow } else { Verdict::OtherPath }
+                if matcher.path.matches(&below) { Standing::BeginsBelow } else { Standing::OtherPath }
             } else if !matcher.takes(method) {
-                Verdict::OtherMethod
+                Standing::OtherMethod
             } else {
-                Verdict::Outranked
+                Standing::Outranked
             }
         };
-        self.entries.iter().enumerate().map(verdict).collect()
+        self.entries.iter().enumerate().map(standing).collect()
     }
 }
 
 /// Why a route does or does not serve a request; the nearer to serving it, the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub enum Standing {
     Wins,
     /// It matches, but another one is more specific or has the higher priority.
     Outranked,

@@ -106,5 +106,6 @@ pub(super) fn check_body_length(head: &RequestHeader, limit: u64) -> Result<(), 
 pub(super) fn body_length(head: &RequestHeader) -> Option<u64> {
     head.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
+
 /// How long the rest of a body is read that nobody wants, to keep the connection.
 const DRAIN: Duration = Duration::from_secs(5);

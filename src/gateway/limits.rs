@@ -9,7 +9,7 @@ use pingora::proxy::Session;
 use super::ctx::RequestCtx;
 use super::exchange::attended;
 use crate::error::GatewayError;
-use crate::policy::bulkhead::{Answer, Bulkhead};
+use crate::policy::bulkhead::{Admission, Bulkhead};
 
 /// How many requests are between their head and their last byte.
 #[derive(Debug, Clone, Default)]
@@ -52,12 +52,12 @@ pub(super) async fn take_place(
     bulkhead: Arc<Bulkhead>,
 ) -> Result<(), GatewayError> {
     let queued = match bulkhead.ask() {
-        Answer::Come(place) => {
+        Admission::Come(place) => {
             ctx.place = Some(place);
             return Ok(());
         }
-        Answer::Wait(queued) => queued,
-        Answer::Full => return Err(GatewayError::Overloaded),
+        Admission::Wait(queued) => queued,
+        Admission::Full => return Err(GatewayError::Overloaded),
     };
     let left = ctx.remaining()?;
     let _queued = ctx.function().map(|function| function.metrics.queue());

@@ -59,7 +59,7 @@ pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemapho
 
 /// What is said to somebody who asks for a place.
 #[derive(Debug)]
-pub enum Answer {
+pub enum Admission {
     Come(Place),
     Wait(Queued),
     /// The queue is full as well.
@@ -77,14 +77,14 @@ impl Bulkhead {
     }
 
     /// Never waits. Whoever queues is served before anybody who comes later.
-    pub fn ask(self: &Arc<Self>) -> Answer {
+    pub fn ask(self: &Arc<Self>) -> Admission {
         if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return Answer::Come(Place(permit));
+            return Admission::Come(Place(permit));
         }
         let one_more = |waiting| (waiting < self.queue).then_some(waiting + 1);
         match self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
-            Ok(_) => Answer::Wait(Queued(Arc::clone(self))),
-            Err(_) => Answer::Full,
+            Ok(_) => Admission::Wait(Queued(Arc::clone(self))),
+            Err(_) => Admission::Full,
         }
     }
 
@@ -126,7 +126,7 @@ mod tests {
     #[track_caller]
     fn come(bulkhead: &Arc<Bulkhead>) -> Place {
         match bulkhead.ask() {
-            Answer::Come(place) => place,
+            Admission::Come(place) => place,
             other => panic!("{other:?}"),
         }
     }
@@ -134,7 +134,7 @@ mod tests {
     #[track_caller]
     fn wait(bulkhead: &Arc<Bulkhead>) -> Queued {
         match bulkhead.ask() {
-            Answer::Wait(queued) => queued,
+            Admission::Wait(queued) => queued,
             other => panic!("{other:?}"),
         }
     }
@@ -144,13 +144,13 @@ mod tests {
         let bulkhead = bulkhead(2, 1);
         let (first, _second) = (come(&bulkhead), come(&bulkhead));
         let queued = wait(&bulkhead);
-        assert!(matches!(bulkhead.ask(), Answer::Full));
+        assert!(matches!(bulkhead.ask(), Admission::Full));
 
         let waiting = tokio::spawn(queued.place(None));
         tokio::task::yield_now().await;
         drop(first);
         // The place is the waiting one's, before anybody who asks now; but the queue has room again once it has gone.
-        assert!(!matches!(bulkhead.ask(), Answer::Come(_)));
+        assert!(!matches!(bulkhead.ask(), Admission::Come(_)));
         let _third = waiting.await.unwrap().expect("a place");
         wait(&bulkhead);
     }

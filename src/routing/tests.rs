@@ -178,13 +178,13 @@ fn the_losers_are_told_why() {
     assert_eq!(
         verdicts,
         [
-            Verdict::OtherHost,
-            Verdict::OtherPath,
-            Verdict::OtherMethod,
-            Verdict::Wins,
-            Verdict::Outranked,
-            Verdict::Outranked,
-            Verdict::BeginsBelow,
+            Standing::OtherHost,
+            Standing::OtherPath,
+            Standing::OtherMethod,
+            Standing::Wins,
+            Standing::Outranked,
+            Standing::Outranked,
+            Standing::BeginsBelow,
         ]
     );
 }
