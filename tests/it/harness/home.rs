@@ -1,7 +1,7 @@
 //! Where one gateway lives: a directory with its configuration, and ports that nobody else has.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -92,17 +92,24 @@ pub(super) enum Layout {
 }
 
 /// A port that nobody else has, nor gets for as long as this process lives: neither another test, which finds
-/// its number taken by a datagram socket, nor a connection, for which the system picks from a range above.
+/// its number taken by a datagram socket, nor a connection, for which the system picks from a range above. Nor is
+/// there anything left of an earlier owner's connections.
 pub(crate) fn free_port() -> u16 {
     static KEPT: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     loop {
         let port = fastrand::u16(10_000..first_ephemeral_port().max(20_000));
         let Ok(mark) = UdpSocket::bind(local(port)) else { continue };
-        if TcpListener::bind(local(port)).is_ok() {
+        if is_clean(port) {
             KEPT.lock().unwrap().push(mark);
             return port;
         }
     }
+}
+
+/// Whether it can be bound, on all addresses, by who does not ask to have it beside connections that wait for their end.
+fn is_clean(port: u16) -> bool {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).is_ok()
 }
 
 fn first_ephemeral_port() -> u16 {

@@ -11,8 +11,6 @@ impl Refusing {
     /// Bound, so that nobody else gets the port, and never listening.
     pub(crate) fn new() -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        // What an earlier owner's connections have left does not matter.
-        socket.set_reuse_address(true).unwrap();
         socket.bind(&local(free_port()).into()).unwrap();
         Self(socket)
     }
