@@ -9,9 +9,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use fngate::aws::Credentials;
+use fngate::gateway::forward::leave_connection;
 use fngate::platforms::{Buffered, BufferedTarget, Call, Seal, Target};
+use fngate::upstream::Use;
 use fngate::values::Secret;
 use fngate_fuzz::{Sent, call, fields, function, read_request, values};
+use http::request::Parts;
 use libfuzzer_sys::fuzz_target;
 use pingora_http::RequestHeader;
 use serde_json::{Map, Value};
@@ -24,7 +27,11 @@ fuzz_target!(|input: &[u8]| {
     let (target, check) = (&TARGETS[form], FORMS[form].1);
     let call = call(&asked);
     let with = Seal { at: SystemTime::UNIX_EPOCH, credentials: Some(&KEYS) };
-    let mut head = asked.clone();
+    // As the gateway hands it to a platform.
+    let mut head = Parts::from(asked.clone());
+    leave_connection(&mut head.headers, Use::Exchange);
+    head.headers.remove("expect");
+    let mut head = RequestHeader::from(head);
     let sealed = match target.seal(&call, &mut head, Bytes::copy_from_slice(body), &with) {
         Ok(sealed) => sealed,
         Err(error) => return assert_eq!(error.status(), 400, "{error}"),
