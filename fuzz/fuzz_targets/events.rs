@@ -9,11 +9,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use fngate::aws::Credentials;
-use fngate::gateway::forward::leave_connection;
+use fngate::gateway::forward::leave_client;
 use fngate::platforms::{Buffered, BufferedTarget, Call, Seal, Target};
-use fngate::upstream::Use;
 use fngate::values::Secret;
-use fngate_fuzz::{Sent, call, fields, function, read_request, values};
+use fngate_fuzz::{Sent, call, fields, function, is_of_the_hop, read_request, values};
 use http::request::Parts;
 use libfuzzer_sys::fuzz_target;
 use pingora_http::RequestHeader;
@@ -29,8 +28,7 @@ fuzz_target!(|input: &[u8]| {
     let with = Seal { at: SystemTime::UNIX_EPOCH, credentials: Some(&KEYS) };
     // As the gateway hands it to a platform.
     let mut head = Parts::from(asked.clone());
-    leave_connection(&mut head.headers, Use::Exchange);
-    head.headers.remove("expect");
+    leave_client(&mut head.headers);
     let mut head = RequestHeader::from(head);
     let sealed = match target.seal(&call, &mut head, Bytes::copy_from_slice(body), &with) {
         Ok(sealed) => sealed,
@@ -245,29 +243,9 @@ fn passing(asked: &Asked<'_>) -> std::collections::BTreeMap<String, Vec<String>>
     let names = was.iter().map(|(name, _)| name);
     names
         .filter(|name| !name.starts_with("x-amz-") && !name.starts_with("x-amzn-"))
-        .filter(|name| *name == "content-length" || !is_of_the_hop(&was, name))
+        .filter(|name| *name == "content-length" || *name != "expect" && !is_of_the_hop(&was, name))
         .map(|name| (name.clone(), values(&was, name).into_iter().map(latin).collect()))
         .collect()
-}
-
-fn is_of_the_hop(was: &[(String, Vec<u8>)], name: &str) -> bool {
-    const HOP: [&str; 11] = [
-        "connection",
-        "content-length",
-        "expect",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    let named = |value: &&[u8]| {
-        value.split(|b| *b == b',').any(|n| n.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
-    };
-    HOP.contains(&name) || values(was, "connection").iter().any(|value| named(value))
 }
 
 fn latin(value: &[u8]) -> String {

@@ -10,7 +10,7 @@ use fngate::gateway::forward::{self, Asker, Trust};
 use fngate::platforms::{Call, Origin, Streamed, StreamedTarget, Target};
 use fngate::upstream::Use;
 use fngate::values::Scheme;
-use fngate_fuzz::{Sent, fields, function, lower, read_request, values};
+use fngate_fuzz::{Sent, fields, function, is_of_the_hop, lower, read_request, values};
 use http::request::Parts;
 use ipnet::IpNet;
 use libfuzzer_sys::fuzz_target;
@@ -145,12 +145,10 @@ fn request(known: &Known, is_trusted: bool, bytes: &[u8]) {
             || known.changes.contains(&name)
             || known.credential.is_some_and(|(n, _)| n == name)
     };
-    let nominated = nominated(&was);
     for (name, _) in was.iter().chain(&sent.fields).filter(|(name, _)| !answered_for(name)) {
-        let is_of_this_hop =
-            HOP_BY_HOP.contains(&name.as_str()) || nominated.iter().any(|known| known == name.as_bytes());
-        let is_dropped =
-            is_of_this_hop || (known.drops)(name) || !is_trusted && name.starts_with("x-forwarded-");
+        let is_dropped = is_of_the_hop(&was, name)
+            || (known.drops)(name)
+            || !is_trusted && name.starts_with("x-forwarded-");
         let meant = if is_dropped { vec![] } else { values(&was, name) };
         assert_eq!(sent.values(name), meant, "{name}");
     }
@@ -216,19 +214,21 @@ fn response(known: &Known, bytes: &[u8]) {
     assert_eq!(got.code, Some(said.status.as_u16()));
     assert_eq!(got.reason.unwrap_or_default(), said.get_reason_phrase().unwrap_or_default());
     let got = lower(got.headers);
-    let connection = nominated(&was);
+    let is_interim = said.status.is_informational();
     let is_of_this_hop = |name: &str| {
         let is_pingoras = ["connection", "content-length", "date", "transfer-encoding"].contains(&name);
-        let is_nominated = || connection.iter().any(|known| known == name.as_bytes());
-        !is_pingoras && (HOP_BY_HOP.contains(&name) || is_nominated())
+        !is_pingoras && is_of_the_hop(&was, name)
     };
     for (name, _) in was.iter().chain(&got) {
         let meant = values(&was, name);
         let now = values(&got, name);
         match name.as_str() {
-            "x-request-id" if !said.status.is_informational() => assert_eq!(now, [b"own-id"]),
+            "x-request-id" if !is_interim => assert_eq!(now, [b"own-id"]),
             name if is_of_this_hop(name) => assert!(now.is_empty(), "{name}"),
-            "content-length" | "transfer-encoding" if said.status == 204 => assert!(now.is_empty()),
+            "content-length" | "transfer-encoding" if is_interim || said.status == 204 => {
+                assert!(now.is_empty(), "{name}");
+            }
+            "connection" if is_interim => assert!(now.is_empty()),
             "content-length" => {
                 let is_same = |said: &&[u8]| plain(said).starts_with(now[0]);
                 assert!(now.len() == 1 && plain(now[0]) == now[0] && meant.iter().all(is_same));
@@ -239,15 +239,6 @@ fn response(known: &Known, bytes: &[u8]) {
             _ => assert_eq!(now, meant, "{name}"),
         }
     }
-}
-
-/// The names in `Connection`.
-fn nominated(fields: &[(String, Vec<u8>)]) -> Vec<Vec<u8>> {
-    values(fields, "connection")
-        .iter()
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .map(|name| name.trim_ascii().to_ascii_lowercase())
-        .collect()
 }
 
 fn is_number(text: &[u8]) -> bool {
@@ -303,16 +294,4 @@ const SET: [&str; 8] = [
     "x-forwarded-port",
     "x-forwarded-host",
     "forwarded",
-];
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
 ];

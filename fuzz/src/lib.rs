@@ -105,6 +105,28 @@ pub fn values<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Vec<&'a [u8]> 
     fields.iter().filter(|(known, _)| known == name).map(|(_, value)| &value[..]).collect()
 }
 
+/// Whether a field speaks of the connection on which these came: by its name, or because `Connection` names it.
+pub fn is_of_the_hop(fields: &[(String, Vec<u8>)], name: &str) -> bool {
+    const HOP_BY_HOP: [&str; 10] = [
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let names = |value: &&[u8]| {
+        value
+            .split(|byte| *byte == b',')
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    };
+    HOP_BY_HOP.contains(&name) || values(fields, "connection").iter().any(names)
+}
+
 /// The fields of a head before it was rewritten.
 pub fn fields(headers: &http::HeaderMap) -> Vec<(String, Vec<u8>)> {
     headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()

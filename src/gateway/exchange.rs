@@ -40,9 +40,7 @@ pub(super) async fn run(
     let limit = usize::try_from(ctx.body_limit()).unwrap_or(usize::MAX);
     let body = in_time(ctx.remaining()?, read_body(session, ctx, limit.min(target.limits().request))).await?;
     let mut head = Parts::from(session.req_header().clone());
-    forward::leave_connection(&mut head.headers, Use::Exchange);
-    // The gateway has met it.
-    head.headers.remove(EXPECT);
+    forward::leave_client(&mut head.headers);
     // What a target makes of the client's fields, it makes of those that can be believed.
     forward::announce(&mut head.headers, ctx.asker(session))?;
     let mut head = RequestHeader::from(head);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, DATE, FORWARDED, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT, FORWARDED, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts as ReqParts;
 use http::response::Parts as RespParts;
@@ -190,6 +190,12 @@ pub fn leave_connection(headers: &mut HeaderMap, purpose: Use) {
     }
 }
 
+/// The same for a call that the gateway makes itself, with the whole body: it has met the wish to be asked for it.
+pub fn leave_client(headers: &mut HeaderMap) {
+    leave_connection(headers, Use::Exchange);
+    headers.remove(EXPECT);
+}
+
 /// Tells the function who asks. Headers of an untrusted peer that claim to do so are replaced.
 pub fn announce(headers: &mut HeaderMap, asker: Asker<'_>) -> Result<(), GatewayError> {
     let Asker { ends: Ends { peer, port }, is_tls, host, client, trust, request_id } = asker;
@@ -238,18 +244,19 @@ pub fn adopt(resp: &mut ResponseHeader, request_id: &str) -> pingora::Result<()>
     let reason = own.map(str::to_owned);
     let mut parts = RespParts::from(spelled);
     tidy(&mut parts.headers)?;
-    if parts.status == StatusCode::NO_CONTENT || parts.status.is_informational() {
+    let is_interim = parts.status.is_informational();
+    if is_interim || parts.status == StatusCode::NO_CONTENT {
         // It has no body to frame (RFC 9110 section 8.6, RFC 9112 section 6.1); some client may wait for one all the same.
         parts.headers.remove(CONTENT_LENGTH);
         parts.headers.remove(TRANSFER_ENCODING);
     }
-    if parts.status.is_informational() {
+    if is_interim {
         // In a final answer it is Pingora's.
         parts.headers.remove(CONNECTION);
     }
     // An intermediary speaks for itself (RFC 9112 section 2.3), whatever version the function knows.
     parts.version = Version::HTTP_11;
-    if !parts.status.is_informational() {
+    if !is_interim {
         let id = HeaderValue::from_str(request_id).or_err(ErrorType::InvalidHTTPHeader, "request id")?;
         parts.headers.insert(X_REQUEST_ID, id);
     }
