@@ -3,8 +3,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use crate::harness::*;
 
@@ -355,21 +353,13 @@ async fn a_node_that_refuses_is_passed_over_whatever_its_weight() {
 #[tokio::test]
 async fn a_node_that_dies_at_the_moment_of_reuse_is_passed_over() {
     let good = answering().await;
-    let mortal = TcpListener::bind(local(free_port())).await.unwrap();
+    let (mortal, dying) = mortal().await;
     let target = format!(
         "http: {{ nodes: [ {{ address: '{}', weight: 9 }}, {{ address: '{}', weight: 1 }} ] }}",
-        mortal.local_addr().unwrap(),
+        mortal,
         good.addr()
     );
     let gateway = Gateway::start(&route("/fn", &target)).await;
-    let dying = tokio::spawn(async move {
-        let (mut connection, _) = mortal.accept().await.unwrap();
-        // A request without a body comes in one piece, on loopback.
-        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
-        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
-        drop(mortal);
-    });
 
     let answer = gateway.get("/fn").await;
     assert_eq!(answer.status(), 200);

@@ -245,17 +245,9 @@ async fn a_put_whose_body_meets_a_dead_connection_is_sent_once_more() {
 
 #[tokio::test]
 async fn the_log_speaks_of_the_last_attempt() {
-    let listener = tokio::net::TcpListener::bind(local(free_port())).await.unwrap();
-    let target = format!("http: {{ url: 'http://{}/' }}", listener.local_addr().unwrap());
+    let (mortal, dying) = mortal().await;
+    let target = format!("http: {{ url: 'http://{mortal}/' }}");
     let gateway = Gateway::start(&route("/fn", &target)).await;
-    let dying = tokio::spawn(async move {
-        let (mut connection, _) = listener.accept().await.unwrap();
-        // A request without a body comes in one piece, on loopback.
-        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
-        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
-        drop(listener);
-    });
     assert_eq!(done(&gateway, &Request::get("/fn")).await.status(), 200);
 
     assert_eq!(done(&gateway, &Request::get("/fn")).await.code(), "upstream_connect");

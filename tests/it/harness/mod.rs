@@ -41,7 +41,7 @@ pub(crate) use moto::{Keys, Moto};
 pub(crate) use names::{NameServer, Zone};
 pub(crate) use origin::{Ending, Origin, Script};
 pub(crate) use pki::{Ca, Leaf};
-pub(crate) use unreachable::{Refusing, Silent};
+pub(crate) use unreachable::{Refusing, Silent, mortal};
 pub(crate) use wire::Piece;
 
 /// How long a test waits for anything that ought to happen at once. Generous, because machines are shared; it is only

@@ -1,6 +1,10 @@
-//! Addresses at which no connection comes about.
+//! Addresses at which no connection comes about, or none for long.
 
 use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use super::home::{free_port, local};
 
@@ -18,6 +22,21 @@ impl Refusing {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().unwrap()
     }
+}
+
+/// A server that gives one answer; at its next request it is gone, and so is the connection.
+pub(crate) async fn mortal() -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind(local(free_port())).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let dying = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        // A request without a body comes in one piece, on loopback.
+        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+        drop(listener);
+    });
+    (addr, dying)
 }
 
 /// A port on which connecting neither succeeds nor fails: its queue is full and nobody accepts.
