@@ -35,6 +35,7 @@ pub use frames::Frames;
 pub use grammar::authority_is_valid;
 pub use guard::Guard;
 pub use head::{Framing, Head, HeadLimits, Upgrade, check, check_http2, is_field};
+pub use strand::ends_with_head;
 pub use wire::Wire;
 
 /// On which terms connections are served. Those that are open keep the terms they were accepted under.

@@ -357,7 +357,7 @@ impl Session for Strand {
 }
 
 /// What comes after such a head is no part of the answer (RFC 9110 section 6.4.1): neither bytes nor how the function's stream ends.
-fn ends_with_head(method: &Method, head: &ResponseHeader) -> bool {
+pub fn ends_with_head(method: &Method, head: &ResponseHeader) -> bool {
     matches!(head.status.as_u16(), 204 | 304) || (*method == Method::HEAD && !head.status.is_informational())
 }
 

@@ -241,17 +241,16 @@ pub(super) fn weigh(resp: &ResponseHeader, ctx: &mut RequestCtx, repeat: Repeat)
         Target::Buffered(target) => (Readiness::Ready, target.reported(resp) != Some(Reported::NotReached)),
     };
     if let Some(room) = &function.policy.cold_start {
-        let is_starting = room.is_starting();
         let is_held = match readiness {
-            Readiness::Ready => false,
+            Readiness::Unsure if room.is_starting() => repeat == Repeat::Idempotent,
             Readiness::NotReady => true,
-            Readiness::Unsure => is_starting && repeat == Repeat::Idempotent,
+            Readiness::Ready | Readiness::Unsure => {
+                room.warmed();
+                false
+            }
         };
         if is_held && after(ctx, Ending::NotReady, None, repeat) {
             return true;
-        }
-        if readiness == Readiness::Ready || (readiness == Readiness::Unsure && !is_starting) {
-            room.warmed();
         }
         // What it found out is known now. If that is not the end of the wait, it is another one's turn.
         if let Some(again) = &mut ctx.again {

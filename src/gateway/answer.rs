@@ -13,7 +13,7 @@ use super::body::Body;
 use super::ctx::{RequestCtx, Turn};
 use super::decide::body_length;
 use super::purpose;
-use crate::downstream::{Guard, is_field};
+use crate::downstream::{Guard, ends_with_head, is_field};
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
 use crate::platforms::{Streamed, StreamedTarget, Target, Verdict};
@@ -181,7 +181,7 @@ pub(super) fn notice_refusal(
 pub(super) fn is_bodiless(method: &Method, resp: &ResponseHeader) -> bool {
     let is_empty =
         || resp.headers.iter().any(|(name, value)| *name == http::header::CONTENT_LENGTH && value == "0");
-    method == Method::HEAD || matches!(resp.status.as_u16(), 204 | 304) || is_empty()
+    ends_with_head(method, resp) || is_empty()
 }
 
 /// The body of an answer does not fit where it has to be held.

@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderName;
 use http::header::CONNECTION;
-use http::{HeaderName, HeaderValue};
 use nix::sys::socket::{Shutdown, shutdown};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -21,6 +21,7 @@ use super::sweep::Errand;
 use crate::downstream::{Ends, RequestId, Wire};
 use crate::error::{GatewayError, Reported};
 use crate::function::Function;
+use crate::platforms::head::options;
 use crate::platforms::template::Parameters;
 use crate::platforms::{Call, Origin, Sought};
 use crate::policy::bulkhead::Place;
@@ -274,7 +275,7 @@ impl Attempts {
         // Answers have few fields, so one look at all names is cheaper than to ask the map.
         for (name, value) in &resp.headers {
             if *name == CONNECTION {
-                self.closes |= !is_first && names_close(value);
+                self.closes |= !is_first && options(value).any(|word| word.eq_ignore_ascii_case(b"close"));
                 is_first = false;
             } else if *name == KEEP_ALIVE
                 && let Some(lease) = &self.lease
@@ -316,11 +317,6 @@ impl Attempts {
         let ended = self.ended.unwrap_or_else(Instant::now);
         self.first_began.map_or(Duration::ZERO, |began| ended.saturating_duration_since(began))
     }
-}
-
-fn names_close(connection: &HeaderValue) -> bool {
-    let mut options = connection.as_bytes().split(|byte| *byte == b',');
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -261,11 +261,14 @@ pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-po
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// What one line of `Connection` says.
+pub fn options(connection: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    connection.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
 /// The fields that a `Connection` header names. What is no name names none.
 fn nominated<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> impl Iterator<Item = HeaderName> {
-    connection
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+    connection.flat_map(options).filter_map(|name| HeaderName::from_bytes(name).ok())
 }
 
 /// UTF-8, or else ISO 8859-1, which RFC 9110 5.5 names as what such bytes once meant.

@@ -1,6 +1,6 @@
 //! `ColdStart`: requests for a function that is not there yet are held, and one of them at a time finds out whether it has come.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -143,7 +143,7 @@ impl ColdStart {
         match permit {
             Some(permit) if self.is_cold() => {
                 let delay = if failed > 0 { BACKOFF.delay(failed) } else { Duration::ZERO };
-                *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + delay;
+                *self.probed() = Instant::now() + delay;
                 if !delay.is_zero() {
                     tokio::time::sleep(delay).await;
                 }
@@ -155,18 +155,22 @@ impl ColdStart {
 
     /// When the last probe has told nothing for so long that another one looks as well: its own client may be slow, or its call long.
     fn late(&self) -> Instant {
-        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) + BACKOFF.longest
+        *self.probed() + BACKOFF.longest
     }
 
     /// `true` for one of those who find it late.
     fn takes_over(&self) -> bool {
-        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut probed = self.probed();
         let now = Instant::now();
         let is_late = *probed + BACKOFF.longest <= now;
         if is_late {
             *probed = now;
         }
         is_late
+    }
+
+    fn probed(&self) -> MutexGuard<'_, Instant> {
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
