@@ -58,8 +58,13 @@ async fn every_request_has_one_honest_outcome() {
     assert_eq!(log.len(), outcomes.len(), "one line for each request");
 
     // What is over the pool goes; what is counted as open is open.
-    eventually("the connections to settle", PATIENCE, async || (origin.open() <= 4).then_some(())).await;
-    gateway.counts("fngate_upstream_connections_open", &[], origin.open() as f64).await;
+    // Both are still moving here, so they are compared at one moment.
+    becomes("the connections to settle", PATIENCE, async || {
+        let counted = gateway.metrics().await.counter("fngate_upstream_connections_open", &[]);
+        let open = origin.open();
+        if open <= 4 && counted == open as f64 { Ok(()) } else { Err((open, counted)) }
+    })
+    .await;
 }
 
 struct Outcome {

@@ -18,7 +18,7 @@ use super::home::{Home, Layout, local};
 use super::lines::Lines;
 use super::pki::Leaf;
 use super::scrape::Metrics;
-use super::{PATIENCE, eventually, within};
+use super::{PATIENCE, becomes, eventually, within};
 
 /// A gateway that is ready to serve.
 pub(crate) struct Gateway {
@@ -104,8 +104,9 @@ impl Gateway {
     /// Waits until a counter, summed over the series with these labels, has a value.
     pub(crate) async fn counts(&self, name: &str, labels: &[(&str, &str)], wanted: f64) {
         let what = format!("{name} {labels:?} to be {wanted}");
-        eventually(&what, PATIENCE, async || {
-            (self.metrics().await.counter(name, labels) == wanted).then_some(())
+        becomes(&what, PATIENCE, async || {
+            let now = self.metrics().await.counter(name, labels);
+            if now == wanted { Ok(()) } else { Err(now) }
         })
         .await;
     }

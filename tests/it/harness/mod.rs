@@ -25,6 +25,7 @@ mod client;
 mod pki;
 mod wire;
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -77,12 +78,21 @@ pub(crate) async fn eventually<T, F>(what: &str, deadline: Duration, mut ask: F)
 where
     F: AsyncFnMut() -> Option<T>,
 {
+    becomes(what, deadline, async || ask().await.ok_or("nothing")).await
+}
+
+/// The same for what can say how far it is: the failure tells what was seen last.
+pub(crate) async fn becomes<T, E, F>(what: &str, deadline: Duration, mut ask: F) -> T
+where
+    E: Debug,
+    F: AsyncFnMut() -> Result<T, E>,
+{
     let end = Instant::now() + deadline;
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(seen) => assert!(Instant::now() < end, "{what}: not within {deadline:?}, at last {seen:?}"),
         }
-        assert!(Instant::now() < end, "{what}: not within {deadline:?}");
         sleep(Duration::from_millis(5)).await;
     }
 }
