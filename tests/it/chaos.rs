@@ -21,7 +21,7 @@ async fn every_request_has_one_honest_outcome() {
     };
     // Only where the function stays silent does time decide anything.
     let yaml = routes(&[("fn", "/fn/*", &target("60s")), ("silent", "/silent/*", &target("300ms"))]);
-    let gateway = Gateway::start(&yaml).await;
+    let gateway = Gateway::start(&format!("threads: 2\n{yaml}")).await;
 
     let outcomes: Vec<Outcome> = join_all((0..CLIENTS).map(|client| one_client(&gateway, client)))
         .await

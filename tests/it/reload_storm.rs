@@ -211,9 +211,10 @@ async fn told(manager: &UnixDatagram) -> String {
 
 /// One route that stays, one that only this round has, and a name that only this round asks for.
 fn round(origin: &Origin, number: u32) -> String {
-    routes(&[
+    let routes = routes(&[
         ("stays", "/fn", &format!("http: {{ url: '{}/' }}", origin.url())),
         (&format!("round-{number}"), "/round", &format!("http: {{ url: '{}/' }}", origin.url())),
         (&format!("name-{number}"), "/name", &format!("http: {{ url: 'http://round-{number}.invalid/' }}")),
-    ])
+    ]);
+    format!("threads: 2\n{routes}")
 }

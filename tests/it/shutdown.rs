@@ -342,5 +342,5 @@ async fn told(manager: &UnixDatagram, wanted: &str) -> String {
 }
 
 fn to(origin: &Origin) -> String {
-    route("/fn", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url()))
+    format!("threads: 2\n{}", route("/fn", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url())))
 }

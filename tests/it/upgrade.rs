@@ -274,7 +274,7 @@ async fn functions() -> (Origin, Gate) {
 }
 
 fn to(origin: &Origin) -> String {
-    route("/fn/*", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url()))
+    format!("threads: 2\n{}", route("/fn/*", &format!("http: {{ url: '{}/', timeout: 60s }}", origin.url())))
 }
 
 /// Waits for a process that is not a child of ours.

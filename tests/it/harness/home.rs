@@ -28,6 +28,8 @@ impl Home {
         self.dir.path().join("fngate.yaml")
     }
 
+    /// Completes what a test does not care about. One thread, so that connections can be counted: among several, Pingora now and then
+    /// takes an idle connection out of its pool before the watcher has let go of it, drops it, and dials.
     pub(super) fn write_config(&self, yaml: &str) {
         let has = |key: &str| yaml.lines().any(|line| line.starts_with(key));
         let mut text = String::new();
@@ -35,6 +37,7 @@ impl Home {
             ("listeners:", "listeners: [ { address: \"127.0.0.1:$PORT\" } ]\n"),
             ("admin:", "admin: { address: \"127.0.0.1:$ADMIN_PORT\" }\n"),
             ("access_log:", "access_log: { path: stdout }\n"),
+            ("threads:", "threads: 1\n"),
         ] {
             if !has(key) {
                 text += default;
