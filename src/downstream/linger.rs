@@ -28,7 +28,7 @@ pub(super) async fn linger(mut inner: Stream, words: &[u8]) {
     }
 }
 
-/// As long as nginx does.
+/// Both as long as nginx does.
 const LINGER_TIME: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(5);
 const STEP: usize = 8 * 1024;

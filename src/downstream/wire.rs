@@ -477,10 +477,14 @@ impl Wire {
             // It may only have said all it had to say (RFC 9112 section 9.6). Nothing tells that from leaving, but time.
             self.leaves = Some(Instant::now() + HALF_CLOSE);
         }
-        if let Some(at) = self.leaves
+        while let Some(at) = self.leaves
             && self.alarm.poll(cx, at).is_ready()
         {
-            return Poll::Ready(Ok(()));
+            if at.elapsed() < LATE {
+                return Poll::Ready(Ok(()));
+            }
+            // The process stood still: what has come for the client meanwhile comes first.
+            self.leaves = Some(Instant::now() + LATE);
         }
         // But for the expiry nobody needs to be woken: the reader asks again when the answer is done, or never.
         self.poll_expiry(cx, Patience::poll)
@@ -651,6 +655,8 @@ const HOLD_STEP: usize = 4 * 1024;
 /// How long nothing may be there for a client that closed its side until it is taken to have left. Longer than tools wait that send,
 /// half-close and read.
 const HALF_CLOSE: Duration = Duration::from_secs(1);
+/// A timer that is late by as much was not waiting for the client alone.
+const LATE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests;

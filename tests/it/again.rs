@@ -134,7 +134,7 @@ async fn a_silent_function_is_asked_again() {
         })
         .start()
         .await;
-    let target = format!("openfunction: {{ function_uri: 'http://{}/', timeout: 300 }}", origin.addr());
+    let target = format!("openfunction: {{ function_uri: 'http://{}/', timeout: 3s }}", origin.addr());
     let gateway = Gateway::start(&route_with("retry: { on: [ timeout ] }", &target)).await;
 
     let answer = gateway.get("/fn/x").await;

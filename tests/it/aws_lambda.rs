@@ -159,7 +159,7 @@ async fn a_deadline_holds_while_credentials_are_waited_for() {
 
 #[tokio::test]
 async fn nothing_is_signed_with_expired_credentials_while_their_source_hangs() {
-    const LIFE: Duration = Duration::from_secs(4);
+    const LIFE: Duration = Duration::from_secs(9);
     let (gate, first_expiry) = (Gate::closed(), Arc::new(OnceLock::new()));
     let given = Arc::clone(&first_expiry);
     let source = Origin::http1().gated(&gate, move |mut exchange, gate| {

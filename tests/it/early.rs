@@ -130,7 +130,7 @@ async fn a_body_known_to_be_too_large_is_refused_without_consent() {
 async fn a_function_may_take_its_time_to_consent() {
     let origin = Origin::http1()
         .script(|mut exchange| async move {
-            tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
             exchange.send("HTTP/1.1 100 Continue\r\n\r\n").await;
             let body = exchange.body().await;
             exchange.answer(Reply::new(200, body)).await;
@@ -138,7 +138,7 @@ async fn a_function_may_take_its_time_to_consent() {
         .start()
         .await;
     let yaml =
-        format!("limits: {{ idle_timeout: 1s }}\n{}", route("/fn", &openfunction(&origin, "timeout: 10s")));
+        format!("limits: {{ idle_timeout: 3s }}\n{}", route("/fn", &openfunction(&origin, "timeout: 20s")));
     let gateway = Gateway::start(&yaml).await;
     let mut client = gateway.client().await;
 
@@ -261,7 +261,7 @@ async fn a_function_that_answers_and_stands_still_is_heard_late() {
         })
         .start()
         .await;
-    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 1000"))).await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 3s"))).await;
     let mut client = gateway.client().await;
 
     upload(&mut client).await;

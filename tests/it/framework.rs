@@ -175,7 +175,7 @@ async fn a_function_that_is_scaled_down_answers_first() {
 async fn nobody_notices_that_idle_connections_are_closed() {
     let functions = Framework::serve("greet").await;
     // The first connection is opened before the function has said how long it keeps one, the second after that.
-    let routes: Vec<_> = (4_500..=6_500)
+    let routes: Vec<_> = (4_800..=6_500)
         .step_by(100)
         .flat_map(|idle| ["GET", "POST"].map(|method| [1, 2].map(|first| (idle, method, first))))
         .flatten()

@@ -112,14 +112,14 @@ async fn trailers_of_a_request_end_it_and_go_no_further() {
 
 #[tokio::test]
 async fn a_client_may_be_silent_for_as_long_as_the_function_bears_it() {
-    let mut setting = Setting::with("limits: { idle_timeout: 1s }\n").await;
+    let mut setting = Setting::with("limits: { idle_timeout: 3s }\n").await;
     // Before the head of the answer, which comes after the last message, and after it.
     for path in ["/echo.Echo/Gather", "/echo.Echo/Chat"] {
         let (messages, body) = frames();
         let client = async {
             for message in ["one", "two"] {
                 messages.send(Frame::data(message.into())).await.unwrap();
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                tokio::time::sleep(Duration::from_secs(4)).await;
             }
             drop(messages);
         };
@@ -153,7 +153,7 @@ impl Setting {
         let (service, seen, ended) = service().await;
         let ca = Ca::new();
         let target = format!(
-            "knative: {{ service: hello, domain: example.com, address: '{service}', http2: on, timeout: 10s }}"
+            "knative: {{ service: hello, domain: example.com, address: '{service}', http2: on, timeout: 20s }}"
         );
         let yaml = format!("{settings}{}", route("/*", &target));
         let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;

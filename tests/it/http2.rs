@@ -445,14 +445,14 @@ async fn a_deadline_ends_an_answer_that_has_begun() {
     let stalling = Origin::http1()
         .script(|mut exchange| async move {
             exchange.start_chunked("text/plain").await;
-            // Late, so that a wait that begins anew with it would be almost twice as long.
-            tokio::time::sleep(Duration::from_millis(1800)).await;
+            // Late, so that a wait that begins anew with it would be half as long again.
+            tokio::time::sleep(Duration::from_secs(3)).await;
             exchange.send_chunk("some").await;
             exchange.peer_closed().await;
         })
         .start()
         .await;
-    let (gateway, _good, ca) = beside(&stalling, "timeout: 60s, deadline: 2s").await;
+    let (gateway, _good, ca) = beside(&stalling, "timeout: 60s, deadline: 6s").await;
     let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
 
     let answer = client.call(Http2::get("https://localhost/bad")).await.unwrap();
@@ -461,7 +461,7 @@ async fn a_deadline_ends_an_answer_that_has_begun() {
     assert_eq!((answer.status(), answer.text().as_str(), answer.whole), (200, "some", false));
     let line = gateway.access_log(1).await.remove(0);
     assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), Some("deadline")), "{line}");
-    assert!(line["dur_ms"].as_f64().unwrap() < 3500.0, "{line}");
+    assert!(line["dur_ms"].as_f64().unwrap() < 9000.0, "{line}");
     stalling.settles_at(0).await;
     assert_eq!(client.call(Http2::get("https://localhost/good")).await.unwrap().status(), 200);
 }
@@ -471,16 +471,16 @@ async fn silence_in_a_body_ends_it() {
     let stalling = Origin::http1()
         .script(|mut exchange| async move {
             exchange.start_chunked("text/plain").await;
-            // Four times the time-out in all.
-            for _ in 0..40 {
+            // Twice the time-out in all.
+            for _ in 0..24 {
                 exchange.send_chunk("some").await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(250)).await;
             }
             exchange.peer_closed().await;
         })
         .start()
         .await;
-    let (gateway, _good, ca) = beside(&stalling, "timeout: 1s").await;
+    let (gateway, _good, ca) = beside(&stalling, "timeout: 3s").await;
     let client = Http2::connect(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await;
 
     let mut body = client.call(Http2::get("https://localhost/bad")).await.unwrap().into_body();
@@ -489,7 +489,7 @@ async fn silence_in_a_body_ends_it() {
     while within("a piece", body.frame()).await.unwrap().is_ok() {
         pieces += 1;
     }
-    assert!(pieces >= 40, "{pieces}");
+    assert!(pieces >= 24, "{pieces}");
     assert_eq!(gateway.access_log(1).await[0]["reason"], "upstream_timeout");
 }
 
@@ -691,10 +691,10 @@ async fn a_function_that_gives_no_room_for_a_body_is_late() {
     let ca = Ca::new();
     let target = |more: &str| format!("http: {{ url: 'http://{addr}/', http2: on, {more} }}");
     let yaml = routes(&[
-        ("slow", "/slow", &target("timeout: 1000")),
-        ("late", "/late", &target("timeout: 60s, deadline: 1500")),
+        ("slow", "/slow", &target("timeout: 3s")),
+        ("late", "/late", &target("timeout: 60s, deadline: 4s")),
     ]);
-    let yaml = format!("limits: {{ min_rate: 1MB, idle_timeout: 1s }}\n{yaml}");
+    let yaml = format!("limits: {{ min_rate: 1MB, idle_timeout: 3s }}\n{yaml}");
     let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
     let body = vec![b'x'; 1_000_000];
 
@@ -711,7 +711,7 @@ async fn a_function_that_gives_no_room_for_a_body_is_late() {
         }
     }
     let log = gateway.access_log(4).await;
-    assert!(log.iter().all(|line| line["dur_ms"].as_f64().unwrap() < 5000.0), "{log:#?}");
+    assert!(log.iter().all(|line| line["dur_ms"].as_f64().unwrap() < 15000.0), "{log:#?}");
 }
 
 /// One that waits to be asked for it does not send its body any more.
@@ -821,7 +821,7 @@ async fn a_client_of_the_old_version_gets_no_chunks_of_a_function_of_http2() {
 
 #[tokio::test]
 async fn an_idle_connection_is_told_that_it_ends() {
-    let (gateway, _origin, ca) = limited("limits: { idle_timeout: 1s }\n").await;
+    let (gateway, _origin, ca) = limited("limits: { idle_timeout: 3s }\n").await;
     let mut client = tls(gateway.tls_addr(), ca.client(&["h2"]), "localhost").await.unwrap();
     client.write_all(&preface()).await.unwrap();
 

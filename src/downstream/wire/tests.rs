@@ -344,7 +344,20 @@ async fn client_that_closes_its_side_has_a_moment_before_it_counts_as_gone() {
     assert!(rig.read(1).is_none());
     tokio::time::sleep(HALF_CLOSE / 2).await;
     assert!(rig.read(1).is_none());
-    tokio::time::sleep(HALF_CLOSE).await;
+    tokio::time::sleep(HALF_CLOSE / 2).await;
+    assert_eq!(rig.read(1).unwrap().unwrap(), b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_of_the_process_is_no_time_that_a_client_had() {
+    let mut rig = rig();
+    rig.send(GET).await;
+    assert_eq!(rig.read_all(4096), GET);
+    AsyncWriteExt::shutdown(&mut rig.client).await.unwrap();
+    assert!(rig.read(1).is_none());
+    tokio::time::sleep(3 * HALF_CLOSE).await;
+    assert!(rig.read(1).is_none(), "what came meanwhile comes first");
+    tokio::time::sleep(LATE).await;
     assert_eq!(rig.read(1).unwrap().unwrap(), b"");
 }
 
