@@ -18,7 +18,7 @@ routes:
 ";
     let found = check(yaml).await;
 
-    found.refuses(&["fngate.yaml:6:28", "match: { path: /hello, methds: [ GET ] }", "^^^^^^", "`methods`"]);
+    found.refuses(&["fngate.yaml:7:28", "match: { path: /hello, methds: [ GET ] }", "^^^^^^", "`methods`"]);
     assert!(!found.said().contains("no routes"), "there is one, and it has a fault:\n{}", found.said());
 }
 

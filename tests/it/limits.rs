@@ -12,7 +12,7 @@ async fn a_slow_function_takes_its_own_places_only() {
     let yaml = format!(
         "limits: {{ in_flight: 20 }}\n{}",
         routes(&[
-            ("slow", "/slow", &openfunction(&slow, "")),
+            ("slow", "/slow", &openfunction(&slow, "timeout: 60s")),
             ("quick", "/quick", &openfunction(&quick, ""))
         ])
     );
@@ -24,6 +24,7 @@ async fn a_slow_function_takes_its_own_places_only() {
     for _ in 0..10 {
         assert_eq!(gateway.get("/quick").await.status(), 200, "another route is as before");
     }
+    slow.request(1).await;
     assert_eq!(slow.requests().len(), 2);
     gateway.counts("fngate_requests_queued", &[("route", "slow")], 3.0).await;
 
@@ -46,7 +47,7 @@ async fn a_slow_function_takes_its_own_places_only() {
 async fn the_wait_for_a_place_ends() {
     let gate = Gate::closed();
     let slow = held(&gate).await;
-    let yaml = route("/slow", &openfunction(&slow, ""));
+    let yaml = route("/slow", &openfunction(&slow, "timeout: 60s"));
     let gateway = Arc::new(
         Gateway::start(&limit(&yaml, "hello", "in_flight: 1, queue: 1, queue_timeout: 300ms")).await,
     );
@@ -72,7 +73,7 @@ async fn who_leaves_the_queue_makes_room_in_it() {
     let slow = held(&gate).await;
     let ca = Ca::new();
     let yaml = limit(
-        &route("/slow", &openfunction(&slow, "")),
+        &route("/slow", &openfunction(&slow, "timeout: 60s")),
         "hello",
         "in_flight: 1, queue: 1, queue_timeout: 60s",
     );
@@ -106,7 +107,7 @@ async fn who_leaves_the_queue_makes_room_in_it() {
 async fn a_reload_does_not_forget_who_is_under_way() {
     let gate = Gate::closed();
     let slow = held(&gate).await;
-    let yaml = limit(&route("/slow", &openfunction(&slow, "")), "hello", "in_flight: 1");
+    let yaml = limit(&route("/slow", &openfunction(&slow, "timeout: 60s")), "hello", "in_flight: 1");
     let gateway = Arc::new(Gateway::start(&yaml).await);
     let first = tokio::spawn(call(Arc::clone(&gateway), "/slow"));
     slow.request(0).await;
@@ -264,7 +265,7 @@ async fn a_client_that_says_anywhere_that_it_closes_gets_one_answer() {
 async fn an_http2_connection_has_so_many_streams() {
     let gate = Gate::closed();
     let (ca, slow) = (Ca::new(), held(&gate).await);
-    let yaml = route("/slow", &openfunction(&slow, ""));
+    let yaml = route("/slow", &openfunction(&slow, "timeout: 60s"));
     let gateway =
         Gateway::start_tls(&ca.leaf(&["localhost"]), &format!("limits: {{ http2_streams: 2 }}\n{yaml}"))
             .await;

@@ -44,6 +44,7 @@ async fn the_protocol_is_agreed_on() {
     let http2 = Http2::connect(gateway.tls_addr(), ca.client(&["h2", "http/1.1"]), "localhost").await;
     let answer = http2.call(Http2::get("https://localhost/fn")).await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.version()), (200, hyper::Version::HTTP_2));
+    gateway.access_log(1).await;
 
     for alpn in [&["http/1.1"][..], &[]] {
         let mut http1 = Client::tls(gateway.tls_addr(), ca.client(alpn), "localhost").await;

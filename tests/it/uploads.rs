@@ -157,7 +157,7 @@ async fn a_function_that_stops_reading_is_late() {
         }
     }
     let log = gateway.access_log(8).await;
-    assert!(log.iter().all(|line| line["dur_ms"].as_f64().unwrap() < 5000.0), "{log:#?}");
+    assert!(log.iter().all(|line| line["dur_ms"].as_f64().unwrap() < 10_000.0), "{log:#?}");
 }
 
 /// Whatever it was meant to speak.
@@ -174,7 +174,7 @@ async fn a_function_that_knows_no_http2_and_stops_reading_is_late() {
 
     assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"));
     let line = gateway.access_log(1).await.remove(0);
-    assert!(line["dur_ms"].as_f64().unwrap() < 5000.0, "{line}");
+    assert!(line["dur_ms"].as_f64().unwrap() < 10_000.0, "{line}");
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn a_function_may_take_a_body_slowly() {
             while let Some(piece) = exchange.chunk().await {
                 size += piece.len();
                 if size > pause {
-                    // In all three times what it may leave a piece for.
+                    // In all half as long again as it may leave a piece for.
                     tokio::time::sleep(Duration::from_millis(1000)).await;
                     pause += LARGE / 6;
                 }
@@ -195,7 +195,7 @@ async fn a_function_may_take_a_body_slowly() {
         .start()
         .await;
     let ca = Ca::new();
-    let yaml = route("/fn", &openfunction(&origin, "timeout: 2000"));
+    let yaml = route("/fn", &openfunction(&origin, "timeout: 4s"));
     let gateway = Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await;
 
     let (old, new) =
@@ -214,14 +214,14 @@ async fn a_function_that_answers_without_reading_on_may_do_so_slowly() {
             exchange.start_chunked("text/plain").await;
             for _ in 0..12 {
                 exchange.send_chunk("x").await;
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                tokio::time::sleep(Duration::from_millis(400)).await;
             }
             exchange.end_chunked().await;
             exchange.peer_closed().await;
         })
         .start()
         .await;
-    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 1000"))).await;
+    let gateway = Gateway::start(&route("/fn", &openfunction(&origin, "timeout: 3s"))).await;
 
     let answer = gateway.post("/fn", vec![b'x'; LARGE]).await;
 
@@ -245,7 +245,7 @@ async fn who_leaves_while_the_function_does_not_read_is_missed() {
         (Some(499), Some("client_gone")),
         "{line}"
     );
-    assert!(line["dur_ms"].as_f64().unwrap() < 5000.0, "{line}");
+    assert!(line["dur_ms"].as_f64().unwrap() < 10_000.0, "{line}");
 }
 
 /// A function that reads a head, and then nothing for a long time.
@@ -254,10 +254,10 @@ async fn unread() -> Origin {
     Origin::http1().script(script).start().await
 }
 
-/// A gateway that waits for no client for longer than a second.
+/// A gateway that waits for no client for longer than two seconds.
 async fn hurried(yaml: &str) -> (Gateway, Ca) {
     let ca = Ca::new();
-    let yaml = format!("limits: {{ idle_timeout: 1s }}\n{yaml}");
+    let yaml = format!("limits: {{ idle_timeout: 2s }}\n{yaml}");
     (Gateway::start_tls(&ca.leaf(&["localhost"]), &yaml).await, ca)
 }
 
