@@ -175,9 +175,10 @@ fn compile_headers(
             let refuse = |Invalid { message, hint }| scope.reject_key(message, hint);
             let name = header_name(&text).map_err(refuse).ok();
             if let Some(name) = &name
-                && let Some(first) = places.insert(name.clone(), scope.place().clone())
+                && let Some(first) = places.insert(as_read(name), scope.place().clone())
             {
-                let message = format!("`{text}` differs from another header by its case only");
+                let message =
+                    format!("`{text}` is the name of another header but for case, or `_` in place of `-`");
                 scope.reject_second(message, Some("leave one of them out"), first);
             }
             let is_literal = matches!(value, RawSecret::Literal(_));
@@ -196,6 +197,12 @@ fn compile_headers(
     compiled.into_iter().collect()
 }
 
+/// The name as a function may see it, whose environment holds it as a variable.
+fn as_read(name: &HeaderName) -> HeaderName {
+    let dashed = name.as_str().replace('_', "-");
+    HeaderName::try_from(dashed).unwrap_or_else(|_| name.clone())
+}
+
 /// Names that frame a message or belong to the gateway cannot be set.
 fn header_name(text: &str) -> Result<HeaderName, Invalid> {
     let name =
@@ -204,10 +211,11 @@ fn header_name(text: &str) -> Result<HeaderName, Invalid> {
     if name == HOST {
         return Err(Invalid::new("`Host` is set by the key `host`"));
     }
-    if is_hop_by_hop(&name) || is_framing(&name) {
+    let read = as_read(&name);
+    if is_hop_by_hop(&read) || is_framing(&read) {
         return Err(belongs_to("connection"));
     }
-    if is_gateways(&name) {
+    if is_gateways(&read) {
         return Err(belongs_to("gateway")
             .hint("each request gets its own, which says who asks or how the log names it; leave it out"));
     }
