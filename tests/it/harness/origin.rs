@@ -201,7 +201,7 @@ impl Script {
         self
     }
 
-    /// Closes a connection on which no request came for this long.
+    /// Closes a connection on which no request came for this long after an answer.
     pub(crate) fn closes_idle(mut self, after: Duration, ending: Ending) -> Self {
         self.idle = Some((after, ending));
         self
@@ -293,7 +293,7 @@ async fn serve_http1(io: impl Io + 'static, script: &Script, journal: Arc<Journa
         if held.closing {
             return;
         }
-        let head = match script.idle {
+        let head = match script.idle.filter(|_| answered > 0) {
             None => held.wire.head().await,
             Some((after, ending)) => match timeout(after, held.wire.head()).await {
                 Ok(head) => head,

@@ -41,6 +41,8 @@ async fn an_origin_closes_what_is_idle() {
             Origin::http1().text("once").closes_idle(Duration::from_millis(50), ending).start().await;
         let mut client = Client::connect(origin.addr()).await;
 
+        // Before its first request a connection is new, not idle.
+        sleep(Duration::from_millis(200)).await;
         assert_eq!(client.call(&Request::get("/")).await.text(), "once");
         assert!(client.rest().await.is_empty());
         origin.settles_at(0).await;
