@@ -116,6 +116,10 @@ impl Ledger {
         self.entries.lock().unwrap().clone()
     }
 
+    pub(crate) fn count(&self, which: impl Fn(&&Entry) -> bool) -> usize {
+        self.entries.lock().unwrap().iter().filter(which).count()
+    }
+
     /// All there are, which are then forgotten.
     pub(crate) fn take(&self) -> Vec<Entry> {
         std::mem::take(&mut self.entries.lock().unwrap())

@@ -84,7 +84,7 @@ pub(crate) async fn run(length: Duration) -> ExitCode {
 /// The same function twice: as it is, and with requests that wait for it.
 fn yaml(server: &Server, round: usize) -> String {
     let target =
-        format!("http: {{ url: '{}/', timeout: 2s, keepalive_pool: {} }}", server.url(), 16 + round % 2);
+        format!("http: {{ url: '{}/', timeout: 10s, keepalive_pool: {} }}", server.url(), 16 + round % 2);
     format!(
         "routes:\n  - name: plain\n    match: {{ path: '/plain/*' }}\n    target: {{ {target} }}\n  \
          - name: held\n    match: {{ path: '/held/*' }}\n    cold_start: {{ hold: 5s }}\n    target: {{ {target} }}\n  \

@@ -1,5 +1,6 @@
 //! Clients of HTTP/2: many requests on one connection, of which a fault may end one and must end no other.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -10,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Fault, Outcome};
 use crate::harness::{Ca, Exchange, Gate, Gateway, Http2, Origin, tls};
 use crate::ledger::{Entry, Lane, Ledger, Ran, Seen, id_of, text};
-use crate::stage::{Expect, Pace, Setting, Stage, route, well};
+use crate::stage::{Expect, LONG_ENOUGH, Pace, Setting, Stage, route, well};
 
 pub(super) fn all() -> Vec<Fault> {
     vec![
@@ -30,7 +31,8 @@ async fn drips(pace: Pace) -> Outcome {
         }
     });
     let expect = Expect::of(&["504 upstream_timeout"]);
-    side_by_side(pace.fault.max(BEYOND_TIMEOUT), pace, function.start().await, &expect).await
+    let function = function.start().await;
+    side_by_side(pace, Setting::hurried(&function.url()), &expect).await
 }
 
 async fn breaks_off(pace: Pace) -> Outcome {
@@ -42,25 +44,30 @@ async fn breaks_off(pace: Pace) -> Outcome {
     });
     // What was not passed on yet when the connection broke is lost with it.
     let expect = Expect::of(&["cut", "502 upstream_reset"]);
-    side_by_side(pace.fault, pace, function.start().await, &expect).await
+    let function = function.start().await;
+    side_by_side(pace, Setting::to(&function.url()), &expect).await
 }
 
 /// Requests for the function that fails, and for another one, over the same connections.
-async fn side_by_side(lasts: Duration, pace: Pace, function: Origin, expect: &Expect) -> Outcome {
+async fn side_by_side(pace: Pace, setting: Setting, expect: &Expect) -> Outcome {
     let ran = Ran::default();
-    let (mut stage, ca) = set(pace, &ran, Setting::to(&function.url())).await;
+    let (mut stage, ca) = set(pace, &ran, setting).await;
     let ledger = stage.ledger.clone();
     let connect = || Http2::connect(stage.gateway.tls_addr(), ca.client(&["h2"]), "localhost");
     let clients = join_all([connect(), connect()]).await;
 
     // There is no time without this fault.
     stage.begin_others();
-    let end = Instant::now() + lasts;
+    let over = Cell::new(false);
     let asking = clients.iter().flat_map(|client| {
         let lanes = [(Lane::Struck, "/struck"), (Lane::Other, "/other")].repeat(4);
-        lanes.into_iter().map(|(lane, path)| keep_asking(&ledger, client, lane, path, end))
+        lanes.into_iter().map(|(lane, path)| keep_asking(&ledger, client, lane, path, &over))
     });
-    join(stage.lasts(), join_all(asking)).await;
+    let lasting = async {
+        stage.lasts().await;
+        over.set(true);
+    };
+    join(lasting, join_all(asking)).await;
 
     Ok(stage.close(expect).await)
 }
@@ -80,20 +87,24 @@ async fn opened_and_reset(pace: Pace) -> Outcome {
     let client = Http2::connect(addr, ca.client(&["h2"]), "localhost").await;
 
     stage.calm().await;
-    let end = Instant::now() + pace.fault;
+    let over = Cell::new(false);
     let attackers = (0..4).map(|_| async {
-        while Instant::now() < end {
+        while !over.get() {
             let Ok(mut socket) = tls(addr, ca.client(&["h2"]), "localhost").await else { continue };
             let mut stream = 1;
             let mut wave = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-            while Instant::now() < end && socket.write_all(&wave).await.is_ok() {
+            while !over.get() && socket.write_all(&wave).await.is_ok() {
                 wave = (0..50).flat_map(|n| opened_and_closed(stream + 2 * n)).collect();
                 stream += 100;
             }
         }
     });
-    let asking = keep_asking(&ledger, &client, Lane::Other, "/other", end);
-    join(stage.lasts(), join(join_all(attackers), asking)).await;
+    let asking = keep_asking(&ledger, &client, Lane::Other, "/other", &over);
+    let lasting = async {
+        stage.lasts().await;
+        over.set(true);
+    };
+    join(lasting, join(join_all(attackers), asking)).await;
     stage.heals().await;
     silent.settles_at(0).await;
 
@@ -133,8 +144,8 @@ async fn terminated(pace: Pace) -> Outcome {
             sleep(PAUSE).await;
         }
     };
-    let is_told = timeout(Duration::from_secs(2), told).await.is_ok();
-    stage.demand(is_told, "two seconds after the signal the connection still takes streams");
+    let is_told = timeout(LONG_ENOUGH, told).await.is_ok();
+    stage.demand(is_told, "after the signal the connection still takes streams");
     stage.lasts().await;
 
     gate.open();
@@ -142,13 +153,9 @@ async fn terminated(pace: Pace) -> Outcome {
     stage.demand(seen == Seen::Answered, format!("the download was {seen}"));
     stage.ledger.guest(download, "GET", seen);
     client.ended().await;
-    // A second of it is for idle clients that may be sending.
-    let status = timeout(Duration::from_secs(3), stage.gateway.exit()).await;
+    let status = timeout(LONG_ENOUGH, stage.gateway.exit()).await;
     let is_success = status.as_ref().is_ok_and(|status| status.success());
-    stage.demand(
-        is_success,
-        format!("three seconds after the last request it has not ended with 0: {status:?}"),
-    );
+    stage.demand(is_success, format!("after the last request it does not end with 0: {status:?}"));
 
     // A connection may be closed for idleness just as its client sends the next request, which then has not run.
     let expect = Expect::everywhere(&["not connected", "closed", "answered"]);
@@ -163,8 +170,8 @@ async fn set(pace: Pace, ran: &Ran, setting: Setting) -> (Stage, Ca) {
     (Stage::set_with(pace, ran, setting, start).await, ca)
 }
 
-async fn keep_asking(ledger: &Ledger, client: &Http2, lane: Lane, path: &str, end: Instant) {
-    while Instant::now() < end {
+async fn keep_asking(ledger: &Ledger, client: &Http2, lane: Lane, path: &str, over: &Cell<bool>) {
+    while !over.get() {
         ask(ledger, client, lane, path).await;
         sleep(PAUSE).await;
     }
@@ -202,5 +209,3 @@ fn opened_and_closed(stream: u32) -> Vec<u8> {
 }
 
 const PAUSE: Duration = Duration::from_millis(20);
-/// A struck route's `timeout` is a second.
-const BEYOND_TIMEOUT: Duration = Duration::from_millis(1500);

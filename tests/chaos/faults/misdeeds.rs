@@ -1,7 +1,7 @@
 //! What a function can do to a request on the wire.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -20,41 +20,59 @@ struct Misdeed {
 type Does = fn(Exchange, u64) -> BoxFuture<'static, ()>;
 
 pub(super) fn all() -> Vec<Fault> {
-    let each = MISDEEDS.iter().map(|misdeed| Fault::new(misdeed.name, move |pace| strikes(misdeed, pace)));
+    let each = MISDEEDS.iter().enumerate().map(|(number, misdeed)| {
+        let setting = if number < WORST { Setting::to } else { Setting::hurried };
+        Fault::new(misdeed.name, move |pace| strikes(misdeed, setting, pace))
+    });
     each.chain([Fault::new("an action (OpenWhisk) does the worst of these in turn", action)]).collect()
 }
 
-async fn strikes(misdeed: &'static Misdeed, pace: Pace) -> Outcome {
+/// Whether the function misbehaves, and how often it did.
+#[derive(Clone, Default)]
+struct Mood {
+    is_bad: Arc<AtomicBool>,
+    misdeeds: Arc<AtomicUsize>,
+}
+
+impl Mood {
+    fn is_bad_now(&self) -> bool {
+        let is_bad = self.is_bad.load(Ordering::Relaxed);
+        self.misdeeds.fetch_add(usize::from(is_bad), Ordering::Relaxed);
+        is_bad
+    }
+}
+
+async fn strikes(misdeed: &'static Misdeed, setting: fn(&str) -> Setting, pace: Pace) -> Outcome {
     let ran = Ran::default();
-    let is_bad = Arc::new(AtomicBool::new(false));
+    let mood = Mood::default();
     let function = Origin::http1().script({
-        let (ran, is_bad) = (ran.clone(), Arc::clone(&is_bad));
+        let (ran, mood) = (ran.clone(), mood.clone());
         move |exchange| {
             let id = id_of(exchange.target()).unwrap();
             ran.note(exchange.method(), id);
-            if is_bad.load(Ordering::Relaxed) { (misdeed.does)(exchange, id) } else { behave(exchange, id) }
+            if mood.is_bad_now() { (misdeed.does)(exchange, id) } else { behave(exchange, id) }
         }
     });
     let function = function.start().await;
-    let stage = Stage::set(pace, &ran, Setting::to(&function.url())).await;
-    suffers(stage, &is_bad, &misdeed.expect).await
+    let stage = Stage::set(pace, &ran, setting(&function.url())).await;
+    suffers(stage, &mood, &misdeed.expect).await
 }
 
 /// Where the answer is collected before it is passed on, nothing is cut: it is an answer or an error. Nothing is sent twice,
 /// because to the platform everything is a POST.
 async fn action(pace: Pace) -> Outcome {
     let ran = Ran::default();
-    let is_bad = Arc::new(AtomicBool::new(false));
+    let mood = Mood::default();
     let function = Origin::http1().script({
-        let (ran, is_bad) = (ran.clone(), Arc::clone(&is_bad));
+        let (ran, mood) = (ran.clone(), mood.clone());
         move |mut exchange| {
-            let (ran, is_bad) = (ran.clone(), Arc::clone(&is_bad));
+            let (ran, mood) = (ran.clone(), mood.clone());
             async move {
                 let body = exchange.body().await;
                 let input: serde_json::Value = serde_json::from_slice(&body).unwrap();
                 let id = id_of(input["__ow_path"].as_str().unwrap()).unwrap();
                 ran.note(exchange.method(), id);
-                if is_bad.load(Ordering::Relaxed) {
+                if mood.is_bad_now() {
                     let worst = usize::try_from(id).unwrap() % WORST;
                     return (MISDEEDS[worst].does)(exchange, id).await;
                 }
@@ -69,14 +87,14 @@ async fn action(pace: Pace) -> Outcome {
         function.url()
     );
     let stage = Stage::set(pace, &ran, Setting { target, ..Setting::default() }).await;
-    suffers(stage, &is_bad, &Expect::of(&["502 upstream_reset", "502 upstream_protocol"])).await
+    suffers(stage, &mood, &Expect::of(&["502 upstream_reset", "502 upstream_protocol"])).await
 }
 
-async fn suffers(mut stage: Stage, is_bad: &AtomicBool, expect: &Expect) -> Outcome {
+async fn suffers(mut stage: Stage, mood: &Mood, expect: &Expect) -> Outcome {
     stage.calm().await;
-    is_bad.store(true, Ordering::Relaxed);
-    stage.lasts().await;
-    is_bad.store(false, Ordering::Relaxed);
+    mood.is_bad.store(true, Ordering::Relaxed);
+    stage.lasts_and_strikes(&mood.misdeeds).await;
+    mood.is_bad.store(false, Ordering::Relaxed);
     stage.heals().await;
 
     Ok(stage.close(expect).await)

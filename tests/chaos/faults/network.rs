@@ -30,7 +30,7 @@ async fn filtered(verdict: &'static str, expect: Expect, pace: Pace) -> Outcome 
     let port = function.addr().port();
     change("nft add table inet chaos").await?;
     change("nft add chain inet chaos packets { type filter hook input priority 0 ; }").await?;
-    let mut stage = Stage::set(pace, &ran, Setting::to(&function.url())).await;
+    let mut stage = Stage::set(pace, &ran, Setting::hurried(&function.url())).await;
 
     stage.calm().await;
     change(&format!("nft add rule inet chaos packets tcp dport {port} {verdict}")).await?;
@@ -44,7 +44,7 @@ async fn filtered(verdict: &'static str, expect: Expect, pace: Pace) -> Outcome 
 async fn cut(pace: Pace) -> Outcome {
     let ran = Ran::default();
     let (function, _link) = behind_a_link().await?;
-    let mut stage = Stage::set(pace, &ran, Setting::to(&function.url())).await;
+    let mut stage = Stage::set(pace, &ran, Setting::hurried(&function.url())).await;
 
     stage.calm().await;
     change("ip link set chaos0 down").await?;
@@ -67,7 +67,7 @@ async fn slow(pace: Pace) -> Outcome {
     own("tc")?;
     let ran = Ran::default();
     let (function, _link) = behind_a_link().await?;
-    let mut stage = Stage::set(pace, &ran, Setting::to(&function.url())).await;
+    let mut stage = Stage::set(pace, &ran, Setting::hurried(&function.url())).await;
 
     stage.calm().await;
     change("tc qdisc add dev chaos0 root tbf rate 64kbit burst 4kb latency 400ms").await?;

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use super::{Fault, Outcome};
 use crate::harness::{Ca, Client, Gateway, Leaf, Origin, Reply, Request, tls};
 use crate::ledger::{Entry, Lane, Ledger, Ran, Seen, id_of, text};
-use crate::stage::{Expect, Pace, Setting, Stage, well};
+use crate::stage::{Expect, LONG_ENOUGH, Pace, Setting, Stage, well};
 
 pub(super) fn all() -> Vec<Fault> {
     vec![
@@ -33,7 +33,7 @@ pub(super) fn all() -> Vec<Fault> {
 
 /// The function's server is started again with another certificate, and then with its own.
 async fn shows(pace: Pace, bad: impl Fn(&Ca) -> Leaf) -> Outcome {
-    let (mut stage, ca, function) = set(pace).await;
+    let (mut stage, ca, function) = set(pace, "10s").await;
     let (ran, addr) = (stage.ran.clone(), function.addr());
 
     stage.calm().await;
@@ -51,7 +51,7 @@ async fn shows(pace: Pace, bad: impl Fn(&Ca) -> Leaf) -> Outcome {
 
 /// The function's server is started again as one that says no more than this.
 async fn stalls(pace: Pace, words: &'static [u8]) -> Outcome {
-    let (mut stage, ca, function) = set(pace).await;
+    let (mut stage, ca, function) = set(pace, "3s").await;
     let (ran, addr) = (stage.ran.clone(), function.addr());
 
     stage.calm().await;
@@ -103,8 +103,8 @@ async fn is_replaced(pace: Pace) -> Outcome {
                 sleep(PAUSE).await;
             }
         };
-        let is_taken = timeout(Duration::from_secs(5), taken).await.is_ok();
-        stage.demand(is_taken, "five seconds later it does not show the new certificate");
+        let is_taken = timeout(LONG_ENOUGH, taken).await.is_ok();
+        stage.demand(is_taken, "it does not come to show the new certificate");
     };
     join(asking, replacing).await;
     stage.heals().await;
@@ -113,11 +113,11 @@ async fn is_replaced(pace: Pace) -> Outcome {
 }
 
 /// A gateway whose struck route leads to a function over TLS.
-async fn set(pace: Pace) -> (Stage, Ca, Origin) {
+async fn set(pace: Pace, timeout: &str) -> (Stage, Ca, Origin) {
     let (ran, ca) = (Ran::default(), Ca::new());
     let function = well_over_tls(&ran, &ca.leaf(&["fn.test"]), ([127, 0, 0, 1], 0).into()).await;
     let target = format!(
-        "http: {{ url: 'https://fn.test/', address: '{}', ca: $DIR/ca.pem, timeout: 1s, keepalive_pool: 16 }}",
+        "http: {{ url: 'https://fn.test/', address: '{}', ca: $DIR/ca.pem, timeout: {timeout}, keepalive_pool: 16 }}",
         function.addr()
     );
     let start = async |yaml: String| Gateway::builder().file("ca.pem", ca.pem()).start(&yaml).await;
