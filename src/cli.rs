@@ -321,7 +321,7 @@ fn refusal(
     head.uri = uri.clone();
     let path = uri.path();
     match table.find(host, method, path) {
-        routing::Outcome::Found { value: (_, target), suffix, captures } => {
+        routing::Outcome::Found { value: (_, target), suffix, captures, .. } => {
             let sought = Sought { head: &head, suffix, parameters: Parameters::new(path, &captures) };
             target.admit(&sought).err()
         }

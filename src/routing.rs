@@ -50,6 +50,7 @@ const COMMON: [Method; 7] =
 #[derive(Debug)]
 pub enum Outcome<'t, 'p, T> {
     Found {
+        id: RouteId,
         value: &'t T,
         /// What follows the matched prefix, without its leading `/`; `None` on exact routes.
         suffix: Option<&'p str>,
@@ -76,6 +77,10 @@ pub struct RouteTable<T> {
 
 /// Fast is enough: the keys are the configuration's, clients only look them up.
 type Hash = ahash::RandomState;
+
+/// A route's place in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteId(usize);
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -146,7 +151,8 @@ impl<T> RouteTable<T> {
                 };
                 if let Some(index) = indices.iter().find(takes) {
                     let suffix = suffix_at.map(|at| &path[at..]);
-                    return Outcome::Found { value: &self.entries[*index].value, suffix, captures };
+                    let value = &self.entries[*index].value;
+                    return Outcome::Found { id: RouteId(*index), value, suffix, captures };
                 }
             }
         }
@@ -164,6 +170,11 @@ impl<T> RouteTable<T> {
         let parents = asked.match_indices('.').map(|(dot, _)| &asked[dot + 1..]);
         let below = parents.filter_map(|parent| self.hosts_below.get(parent));
         self.exact_hosts.get(host).into_iter().chain(below).chain([&self.any_host])
+    }
+
+    /// The route that was found under this id, in this table.
+    pub fn get(&self, id: RouteId) -> Option<&T> {
+        self.entries.get(id.0).map(|entry| &entry.value)
     }
 
     pub fn values(&self) -> impl Iterator<Item = &T> {

@@ -25,9 +25,9 @@ use crate::platforms::head::options;
 use crate::platforms::template::Parameters;
 use crate::platforms::{Call, Origin, Sought};
 use crate::policy::bulkhead::Place;
-use crate::routing::Captures;
+use crate::routing::{Captures, RouteId};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Held, RouteMetrics};
+use crate::telemetry::RouteMetrics;
 use crate::upstream::{Lease, Protocol, Upstream, Use};
 use crate::values::Scheme;
 
@@ -53,8 +53,8 @@ pub struct RequestCtx {
     /// One of the route's places, where it has a limit of its own, and how long the request waited for it.
     pub(super) place: Option<Place>,
     pub(super) queued: Option<Duration>,
-    /// Keeps the route's gauge of requests in flight up.
-    pub(super) held: Option<Held>,
+    /// The route's gauge of requests in flight is up by one.
+    has_begun: bool,
     /// 101 was answered: what follows is no body.
     pub(super) is_tunnel: bool,
     /// The answer's body, where the platform wants something of it.
@@ -68,14 +68,19 @@ pub struct RequestCtx {
     pub(super) outline: Option<Outline>,
 }
 
-/// The route's function, and where in the path its suffix begins and its parameters stand.
+/// The route, and where in the path its suffix begins and its parameters stand.
 pub(super) struct Match {
-    pub(super) function: Arc<Function>,
+    pub(super) id: RouteId,
     pub(super) suffix_at: Option<usize>,
     pub(super) captures: Captures,
 }
 
 impl Match {
+    /// The function of the route. It is looked up again, because all requests would have to share its count of references.
+    pub(super) fn function<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<Function>> {
+        snapshot.routes.get(self.id)
+    }
+
     /// What of this request, whose head it matched, decides whether the function is called.
     pub(super) fn sought<'a>(&'a self, head: &'a RequestHeader) -> Sought<'a> {
         let path = head.uri.path();
@@ -144,7 +149,7 @@ impl RequestCtx {
             in_flight: None,
             place: None,
             queued: None,
-            held: None,
+            has_begun: false,
             is_tunnel: false,
             body: None,
             again: None,
@@ -159,7 +164,15 @@ impl RequestCtx {
     }
 
     pub(super) fn function(&self) -> Option<&Arc<Function>> {
-        self.route.as_ref().map(|route| &route.function)
+        self.route.as_ref()?.function(&self.snapshot)
+    }
+
+    /// From now on the route counts it among those in flight.
+    pub(super) fn begin(&mut self) {
+        if let Some(function) = self.function() {
+            function.metrics.begin();
+            self.has_begun = true;
+        }
     }
 
     /// What a platform may know of the request.
@@ -233,6 +246,13 @@ impl RequestCtx {
 impl Drop for RequestCtx {
     fn drop(&mut self) {
         record::abandon(self);
+        // Its place first: whoever sees the gauge fall may come at once.
+        self.in_flight = None;
+        if self.has_begun
+            && let Some(function) = self.function()
+        {
+            function.metrics.leave();
+        }
     }
 }
 

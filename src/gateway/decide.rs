@@ -1,6 +1,5 @@
 //! What is decided before a byte goes anywhere: who asks, for which function, and whether it may be.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -13,6 +12,7 @@ use super::record::Outline;
 use super::{Gateway, fault};
 use crate::downstream::{self, Upgrade, Wire};
 use crate::error::GatewayError;
+use crate::function::Function;
 use crate::routing::Outcome;
 use crate::snapshot::Snapshot;
 
@@ -56,10 +56,11 @@ impl Gateway {
         forward::forget_case(session.req_header_mut());
         let head = session.req_header();
         let host = ctx.outline.as_ref().map_or("", Outline::authority);
-        let matched = ctx.route.insert(find(&ctx.snapshot, host, head)?);
-        matched.function.target.admit(&matched.sought(head))?;
+        let (matched, function) = find(&ctx.snapshot, host, head)?;
+        let matched = ctx.route.insert(matched);
+        function.target.admit(&matched.sought(head))?;
         check_body_length(head, ctx.body_limit())?;
-        ctx.held = ctx.function().map(|function| function.metrics.begin());
+        ctx.begin();
         Ok(())
     }
 
@@ -74,18 +75,21 @@ impl Gateway {
     }
 }
 
-/// The route for this head.
-fn find(snapshot: &Snapshot, host: &str, head: &RequestHeader) -> Result<Match, GatewayError> {
+/// The route for this head, and its function.
+fn find<'s>(
+    snapshot: &'s Snapshot,
+    host: &str,
+    head: &RequestHeader,
+) -> Result<(Match, &'s Function), GatewayError> {
     if host.is_empty() && head.version != http::Version::HTTP_10 {
         return Err(GatewayError::BadRequest("the Host header is missing"));
     }
     let path = head.uri.path();
     match snapshot.routes.find(host, &head.method, path) {
-        Outcome::Found { value, suffix, captures } => Ok(Match {
-            function: Arc::clone(value),
-            suffix_at: suffix.map(|suffix| path.len() - suffix.len()),
-            captures,
-        }),
+        Outcome::Found { id, value, suffix, captures } => {
+            let suffix_at = suffix.map(|suffix| path.len() - suffix.len());
+            Ok((Match { id, suffix_at, captures }, value))
+        }
         Outcome::MethodNotAllowed { allow } => {
             let allow = allow.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
             Err(GatewayError::MethodNotAllowed(allow.into()))

@@ -174,8 +174,9 @@ impl ProxyHttp for Gateway {
             // What does not go on is closed.
             return Err(Error::new_in(fault::OURS));
         }
-        if let Some(route) = &ctx.route {
-            ctx.upstream.connected(reused, &route.function.metrics);
+        let function = ctx.route.as_ref().and_then(|route| route.function(&ctx.snapshot));
+        if let Some(function) = function {
+            ctx.upstream.connected(reused, &function.metrics);
         }
         again::connected(ctx, reused);
         ctx.upstream.socket = Some(socket);
@@ -445,7 +446,8 @@ fn buffered(ctx: &RequestCtx) -> Option<Arc<Function>> {
 fn next_peer(session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>, GatewayError> {
     let purpose = purpose(session);
     let remaining = ctx.remaining()?;
-    let function = ctx.route.as_ref().map(|route| &*route.function).ok_or(GatewayError::Internal)?;
+    let function = ctx.route.as_ref().and_then(|route| route.function(&ctx.snapshot));
+    let function = function.ok_or(GatewayError::Internal)?;
     let lease = ctx.upstream.begin(&function.upstream, purpose)?;
     let mut peer = function.upstream.peer(lease, purpose, remaining);
     ctx.upstream.is_guarded = is_guarded(session, function);

@@ -28,7 +28,8 @@ fn check(table: &RouteTable<&'static str>, request: &str, expected: &str) {
     let (method, url) = request.split_once(' ').unwrap();
     let (host, path) = url.split_at(url.find('/').unwrap());
     let got = match table.find(host, &method.parse().unwrap(), path) {
-        Outcome::Found { value, suffix, captures } => {
+        Outcome::Found { id, value, suffix, captures } => {
+            assert_eq!(table.get(id), Some(value));
             let captures = captures.iter().map(|at| format!(" {{{}}}", &path[at.clone()]));
             let suffix = suffix.map(|suffix| format!(" + {suffix}")).unwrap_or_default();
             format!("{value}{}{suffix}", captures.collect::<String>())

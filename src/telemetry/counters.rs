@@ -53,10 +53,25 @@ impl ByStatus {
     pub(super) fn add(&self, status: u16) {
         let (class, rest) = (usize::from(status / 100), usize::from(status % 100));
         let counter = match class.checked_sub(1).and_then(|class| self.classes.get(class)) {
-            Some(class) => &class.get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]))[rest],
+            Some(class) => &Self::begun(class)[rest],
             None => &self.other,
         };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// Takes in what another one has counted.
+    pub(super) fn add_all(&self, other: &Self) {
+        for (own, other) in self.classes.iter().zip(&other.classes) {
+            let Some(other) = other.get() else { continue };
+            for (own, other) in Self::begun(own).iter().zip(other.iter()) {
+                own.fetch_add(other.load(Relaxed), Relaxed);
+            }
+        }
+        self.other.fetch_add(other.other.load(Relaxed), Relaxed);
+    }
+
+    fn begun(class: &OnceLock<Box<[AtomicU64; 100]>>) -> &[AtomicU64; 100] {
+        class.get_or_init(|| Box::new([const { AtomicU64::new(0) }; 100]))
     }
 
     /// Calls `visit` with every status that was seen.
@@ -194,8 +209,10 @@ mod tests {
         let seen = ByStatus::default();
         [0, 99, 100, 200, 200, 599, 600, 999].into_iter().for_each(|status| seen.add(status));
 
+        let all = ByStatus::default();
+        [&seen, &ByStatus::default()].into_iter().for_each(|copy| all.add_all(copy));
         let mut counts = Vec::new();
-        seen.each(|code, count| counts.push((code.to_owned(), count)));
+        all.each(|code, count| counts.push((code.to_owned(), count)));
 
         let expected = [("100", 1), ("200", 2), ("599", 1), ("other", 4)];
         assert_eq!(counts, expected.map(|(code, count)| (code.to_owned(), count)));

@@ -3,7 +3,7 @@
 //! Resolved once, when a configuration is loaded: counting is an atomic addition, without a lock, a look-up of labels or, after
 //! a combination's first use, an allocation.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus::proto::{Metric, MetricType};
@@ -14,14 +14,11 @@ use super::metrics::Family;
 pub struct RouteMetrics {
     name: String,
     platform: String,
-    /// By method.
-    requests: [ByStatus; METHODS.len()],
     /// In the order of `FAILURE_CODES`.
     failures: [AtomicU64; FAILURE_CODES.len()],
     retries: [AtomicU64; Retry::ALL.len()],
     cold_starts: AtomicU64,
     dialled: AtomicU64,
-    in_flight: Level,
     queued: Level,
     connections_open: Level,
     connect: Histogram<{ CONNECT_BUCKETS.len() }>,
@@ -33,6 +30,10 @@ pub struct RouteMetrics {
 /// What every request counts.
 #[derive(Default)]
 struct Busy {
+    /// By method.
+    requests: [ByStatus; METHODS.len()],
+    /// It begins on one thread and may end on another: only the sum of all copies means something.
+    in_flight: AtomicI64,
     duration: Calls,
     overhead: Histogram<{ OVERHEAD_BUCKETS.len() }>,
     first_byte: Calls,
@@ -79,12 +80,10 @@ impl RouteMetrics {
         RouteMetrics {
             name: name.to_owned(),
             platform: platform.to_owned(),
-            requests: Default::default(),
             failures: Default::default(),
             retries: Default::default(),
             cold_starts: AtomicU64::default(),
             dialled: AtomicU64::default(),
-            in_flight: Level::default(),
             queued: Level::default(),
             connections_open: Level::default(),
             connect: Histogram::default(),
@@ -102,9 +101,14 @@ impl RouteMetrics {
         &self.platform
     }
 
-    /// A request is in flight as long as the result lives.
-    pub fn begin(&self) -> Held {
-        self.in_flight.hold()
+    /// A request is in flight until it leaves.
+    pub fn begin(&self) {
+        self.busy.own().in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// One that began is over.
+    pub fn leave(&self) {
+        self.busy.own().in_flight.fetch_sub(1, Relaxed);
     }
 
     /// A request waits for one of the route's places as long as the result lives.
@@ -119,8 +123,8 @@ impl RouteMetrics {
 
     /// Once for every request, however it ended.
     pub fn end(&self, end: &End<'_>) {
-        self.requests[method_index(end.method)].add(end.status);
         let busy = self.busy.own();
+        busy.requests[method_index(end.method)].add(end.status);
         busy.duration.observe(&CALL_BUCKETS, end.total);
         busy.overhead.observe(&OVERHEAD_BUCKETS, end.overhead);
         busy.request_bytes.fetch_add(end.request_bytes, Relaxed);
@@ -177,9 +181,16 @@ impl RouteMetrics {
         self.busy.each().map(|busy| counter(busy).load(Relaxed)).sum()
     }
 
+    fn in_flight(&self) -> i64 {
+        // While they are added up, one may begin behind and end before the place of the look.
+        self.busy.each().map(|busy| busy.in_flight.load(Relaxed)).sum::<i64>().max(0)
+    }
+
     fn collect_requests(&self, family: &Family, into: &mut Vec<Metric>) {
-        for (method, by_status) in METHODS.iter().zip(&self.requests) {
-            by_status.each(|code, count| {
+        for (index, method) in METHODS.iter().enumerate() {
+            let all = ByStatus::default();
+            self.busy.each().for_each(|busy| all.add_all(&busy.requests[index]));
+            all.each(|code, count| {
                 into.push(family.counter(&[&self.name, &self.platform, method, code], count));
             });
         }
@@ -361,7 +372,7 @@ pub(super) static FAMILIES: [RouteFamily; 16] = [
             labels: &["route"],
             series: 1,
         },
-        collect: |route, family, into| into.push(family.gauge(&[&route.name], route.in_flight.get())),
+        collect: |route, family, into| into.push(family.gauge(&[&route.name], route.in_flight())),
     },
     RouteFamily {
         family: Family {

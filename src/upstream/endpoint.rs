@@ -28,9 +28,9 @@ pub(super) struct Endpoint {
 
 /// Addresses as of one answer of the resolver.
 #[derive(Debug)]
-struct Known {
+pub(super) struct Known {
     answer: Arc<Vec<IpAddr>>,
-    addresses: Arc<Vec<Arc<Address>>>,
+    pub(super) addresses: Arc<Vec<Arc<Address>>>,
 }
 
 #[derive(Debug)]
@@ -71,11 +71,14 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn addresses(&self) -> Arc<Vec<Arc<Address>>> {
+    pub(super) fn known(&self) -> Guard<Arc<Known>> {
         let known = self.known.load();
         match &self.host {
-            Some(host) if !Arc::ptr_eq(&host.addresses(), &known.answer) => self.learn(host),
-            _ => Arc::clone(&known.addresses),
+            Some(host) if !Arc::ptr_eq(&host.addresses(), &known.answer) => {
+                self.learn(host);
+                self.known.load()
+            }
+            _ => known,
         }
     }
 
@@ -93,7 +96,7 @@ impl Endpoint {
     /// All addresses that were not given up before.
     pub(super) fn give_up(&self) -> Vec<Arc<Address>> {
         let mut given_up = self.departed();
-        given_up.extend(self.addresses().iter().filter(|address| address.depart()).cloned());
+        given_up.extend(self.known().addresses.iter().filter(|address| address.depart()).cloned());
         given_up
     }
 
@@ -104,7 +107,7 @@ impl Endpoint {
 
     /// Takes over the latest answer. Several requests may notice it at once. The answer is loaded after what is known, so that it
     /// is never older: a late request does not bring a former answer back.
-    fn learn(&self, host: &Host) -> Arc<Vec<Arc<Address>>> {
+    fn learn(&self, host: &Host) {
         let before = Arc::clone(&self.known.load().addresses);
         self.known.rcu(|known| {
             let answer = Guard::into_inner(host.addresses());
@@ -126,7 +129,6 @@ impl Endpoint {
         };
         let lost = before.iter().filter(is_lost).cloned();
         self.departed.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
-        now
     }
 }
 

@@ -185,7 +185,7 @@ impl Upstream {
 
     /// How many addresses a request could use now.
     pub fn address_count(&self) -> usize {
-        self.endpoints.iter().map(|endpoint| endpoint.addresses().len()).sum()
+        self.endpoints.iter().map(|endpoint| endpoint.known().addresses.len()).sum()
     }
 
     /// Chooses an address in turn and a slot on it.
@@ -218,7 +218,8 @@ impl Upstream {
         for offset in 0..self.schedule.len() {
             let step = turn.wrapping_add(offset);
             let endpoint = &self.endpoints[usize::from(self.schedule[step % self.schedule.len()])];
-            let addresses = endpoint.addresses();
+            let known = endpoint.known();
+            let addresses = &known.addresses;
             let (before, from) = addresses.split_at((step / self.schedule.len()) % addresses.len().max(1));
             if let Some(address) = from.iter().chain(before).find(|address| suits(address.socket)) {
                 let slot = self.slot(address, now);
@@ -265,7 +266,7 @@ impl Upstream {
         };
         let mut swept = Vec::new();
         for endpoint in &self.endpoints {
-            for address in endpoint.addresses().iter().filter(|address| address.slots.is_used(0)) {
+            for address in endpoint.known().addresses.iter().filter(|address| address.slots.is_used(0)) {
                 swept.extend(of(address, idle));
             }
         }
