@@ -246,8 +246,8 @@ impl RequestCtx {
 impl Drop for RequestCtx {
     fn drop(&mut self) {
         record::abandon(self);
-        // Its place first: whoever sees the gauge fall may come at once.
-        self.in_flight = None;
+        // Its places first: whoever sees the gauge fall may come at once.
+        (self.in_flight, self.place) = (None, None);
         if self.has_begun
             && let Some(function) = self.function()
         {
