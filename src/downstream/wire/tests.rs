@@ -334,14 +334,20 @@ async fn idle_connection_holds_no_buffer() {
     assert_eq!((rig.wire.held.capacity(), rig.wire.out.capacity()), (0, 0));
 }
 
-#[tokio::test(start_paused = true)]
-async fn client_that_closes_its_side_has_a_moment_before_it_counts_as_gone() {
+/// A rig whose client has asked, and then closed its side.
+async fn half_closed() -> Rig {
     let mut rig = rig();
     rig.send(GET).await;
     assert_eq!(rig.read_all(4096), GET);
     assert!(rig.read(1).is_none());
     AsyncWriteExt::shutdown(&mut rig.client).await.unwrap();
     assert!(rig.read(1).is_none());
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_closes_its_side_has_a_moment_before_it_counts_as_gone() {
+    let mut rig = half_closed().await;
     tokio::time::sleep(HALF_CLOSE / 2).await;
     assert!(rig.read(1).is_none());
     tokio::time::sleep(HALF_CLOSE / 2).await;
@@ -350,11 +356,7 @@ async fn client_that_closes_its_side_has_a_moment_before_it_counts_as_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn pause_of_the_process_is_no_time_that_a_client_had() {
-    let mut rig = rig();
-    rig.send(GET).await;
-    assert_eq!(rig.read_all(4096), GET);
-    AsyncWriteExt::shutdown(&mut rig.client).await.unwrap();
-    assert!(rig.read(1).is_none());
+    let mut rig = half_closed().await;
     tokio::time::sleep(3 * HALF_CLOSE).await;
     assert!(rig.read(1).is_none(), "what came meanwhile comes first");
     tokio::time::sleep(LATE).await;
