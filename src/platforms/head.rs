@@ -140,7 +140,6 @@ pub fn remove_fields(headers: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> 
 pub fn refuse_look_alikes(headers: &HeaderMap) -> Result<(), GatewayError> {
     const LOOK_ALIKES: GatewayError =
         GatewayError::BadRequest("two headers differ only by an underscore for a hyphen");
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
     for name in headers.keys().filter(|name| looks_like_another(name)) {
         let name = name.as_str().as_bytes();
         let twins = headers.keys().map(|other| other.as_str().as_bytes()).filter(|other| {
@@ -151,6 +150,16 @@ pub fn refuse_look_alikes(headers: &HeaderMap) -> Result<(), GatewayError> {
         }
     }
     Ok(())
+}
+
+/// The one name that stands for all that such a server cannot tell from this one.
+pub fn as_variable(name: &HeaderName) -> HeaderName {
+    let bytes: Vec<u8> = name.as_str().bytes().map(plain).collect();
+    HeaderName::from_bytes(&bytes).unwrap_or_else(|_| name.clone())
+}
+
+fn plain(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte }
 }
 
 /// Whether a name has a `_` where another may have a `-`.

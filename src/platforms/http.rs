@@ -19,7 +19,8 @@ use serde::Deserialize;
 
 use super::connection::{self, Base, Defaults, RawScheme};
 use super::head::{
-    Host, TargetPath, is_framing, is_gateways, is_hop_by_hop, looks_like_another, refuse_look_alikes,
+    Host, TargetPath, as_variable, is_framing, is_gateways, is_hop_by_hop, looks_like_another,
+    refuse_look_alikes,
 };
 use super::template::{Names, Route};
 use super::{Call, Compiled, Sought, Streamed, StreamedTarget, Target, Verdict};
@@ -175,7 +176,7 @@ fn compile_headers(
             let refuse = |Invalid { message, hint }| scope.reject_key(message, hint);
             let name = header_name(&text).map_err(refuse).ok();
             if let Some(name) = &name
-                && let Some(first) = places.insert(as_read(name), scope.place().clone())
+                && let Some(first) = places.insert(as_variable(name), scope.place().clone())
             {
                 let message =
                     format!("`{text}` is the name of another header but for case, or `_` in place of `-`");
@@ -197,12 +198,6 @@ fn compile_headers(
     compiled.into_iter().collect()
 }
 
-/// The name as a function may see it, whose environment holds it as a variable.
-fn as_read(name: &HeaderName) -> HeaderName {
-    let dashed = name.as_str().replace('_', "-");
-    HeaderName::try_from(dashed).unwrap_or_else(|_| name.clone())
-}
-
 /// Names that frame a message or belong to the gateway cannot be set.
 fn header_name(text: &str) -> Result<HeaderName, Invalid> {
     let name =
@@ -211,11 +206,11 @@ fn header_name(text: &str) -> Result<HeaderName, Invalid> {
     if name == HOST {
         return Err(Invalid::new("`Host` is set by the key `host`"));
     }
-    let read = as_read(&name);
-    if is_hop_by_hop(&read) || is_framing(&read) {
+    let variable = as_variable(&name);
+    if is_hop_by_hop(&variable) || is_framing(&variable) {
         return Err(belongs_to("connection"));
     }
-    if is_gateways(&read) {
+    if is_gateways(&variable) {
         return Err(belongs_to("gateway")
             .hint("each request gets its own, which says who asks or how the log names it; leave it out"));
     }
