@@ -286,7 +286,7 @@ async fn upstream_protocol() {
             wrong.push(format!("{:?}: {status} {code}", &row[..row.len().min(60)]));
             continue;
         }
-        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let line = gateway.line_of(&answer).await;
         assert_eq!((&line["status"], &line["reason"]), (&json!(502), &json!("upstream_protocol")), "{line}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -357,17 +357,11 @@ async fn a_refused_credential_of_ours_is_told_from_the_clients() {
     assert_eq!((answer.status(), answer.text().as_str()), (401, "who?"));
     assert_eq!(answer.header("www-authenticate"), None, "the challenge was for us");
     gateway.counts("fngate_failures_total", &[("code", "credential_refused"), ("route", "ours")], 1.0).await;
-    assert_eq!(
-        gateway.log_line(answer.header("x-request-id").unwrap()).await["reason"],
-        "credential_refused"
-    );
+    assert_eq!(gateway.line_of(&answer).await["reason"], "credential_refused");
 
     let answer = gateway.get("/theirs").await;
     assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"internal\""));
-    assert_ne!(
-        gateway.log_line(answer.header("x-request-id").unwrap()).await["reason"],
-        "credential_refused"
-    );
+    assert_ne!(gateway.line_of(&answer).await["reason"], "credential_refused");
 }
 
 #[tokio::test]
@@ -456,7 +450,7 @@ async fn hop_by_hop_fields_of_the_client_stay_behind() {
             .header("X-Public", "1");
         let answer = gateway.send(&request).await;
         // The line is written when the function's connection is free again.
-        gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        gateway.line_of(&answer).await;
         let echo = answer.json::<Echo>();
         for name in ["x-private", "keep-alive", "te", "proxy-authorization", "proxy-connection", "connection"]
         {
@@ -504,7 +498,7 @@ async fn a_trusted_proxys_word_is_taken() {
     assert_eq!(echo.header("x-forwarded-proto"), Some("https"));
     assert_eq!(echo.header("x-forwarded-host"), Some("public.example.com"));
     assert_eq!(echo.header("x-forwarded-prefix"), Some("/public"));
-    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    let line = gateway.line_of(&answer).await;
     assert_eq!(line["client"], "203.0.113.9");
 }
 
@@ -515,7 +509,7 @@ async fn a_log_line_says_how_the_request_went() {
     let answer =
         gateway.send(&Request::post("/fn/x?secret=1", "12345").header("Host", "api.example.com")).await;
 
-    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    let line = gateway.line_of(&answer).await;
     for (key, value) in [
         ("route", json!("hello")),
         ("platform", json!("http")),

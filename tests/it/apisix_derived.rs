@@ -110,7 +110,7 @@ async fn derived_07_what_the_client_says_about_its_connection_ends_here() {
         let answer = gateway.send(&request).await;
         let echo = answer.json::<Echo>();
         assert_eq!((echo.header("connection"), echo.header("x-foo")), (None, None));
-        gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        gateway.line_of(&answer).await;
     }
     assert_eq!(origin.accepted(), 1);
 }
@@ -226,7 +226,7 @@ async fn derived_12_a_dead_pooled_connection_is_not_the_clients_problem() {
     for expected in [1, 3] {
         let answer = gateway.get("/fn").await;
         assert_eq!(answer.status(), 200);
-        gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        gateway.line_of(&answer).await;
         assert_eq!(origin.requests().len(), expected);
     }
 }

@@ -22,7 +22,7 @@ async fn the_most_verbose_log_shows_no_credential() {
     let gateway = Gateway::builder().env("FNGATE_LOG", "trace").start(&route("/fn", &target)).await;
 
     let answer = gateway.send(&Request::get("/fn").header("Cookie", "their-secret")).await;
-    gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    gateway.line_of(&answer).await;
     assert!(gateway.reload(&route("/fn", &target)).await);
 
     let log = gateway.stderr();

@@ -80,7 +80,7 @@ async fn a_refused_credential_is_named_and_says_nothing_of_the_account() {
         let answer = gateway.post("/fn", "{}").await;
 
         assert_eq!((answer.status(), answer.code().as_str()), (403, "credential_refused"));
-        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let line = gateway.line_of(&answer).await;
         assert_eq!((&line["reason"], &line["status"]), (&json!("credential_refused"), &json!(403)));
         gateway.counts("fngate_failures_total", &[("code", "credential_refused")], 1.0).await;
     }
@@ -221,7 +221,7 @@ async fn a_failed_function_is_no_success() {
 
         assert_eq!((answer.status(), answer.code().as_str()), (502, "function_error"), "{more}");
         assert!(!answer.text().contains("boom") && !answer.text().contains("/var/task"), "{}", answer.text());
-        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let line = gateway.line_of(&answer).await;
         assert_eq!((&line["reason"], &line["activation_id"]), (&json!("function_error"), &json!("call-1")));
         gateway.counts("fngate_failures_total", &[("code", "function_error")], 1.0).await;
     }
@@ -267,7 +267,7 @@ async fn an_event_has_a_call_id() {
     let answer = gateway.send(&Request::post_json("/fn", "{}")).await;
 
     assert_eq!((answer.status(), answer.header("x-amzn-requestid")), (202, Some("call-1")));
-    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    let line = gateway.line_of(&answer).await;
     assert_eq!(line["activation_id"], "call-1");
     assert_eq!(origin.only_request().header("x-amz-invocation-type"), Some("Event"));
 

@@ -220,7 +220,7 @@ async fn a_refused_key_is_ours_to_notice_unless_it_was_the_clients() {
     assert_eq!((ours.status(), ours.header("www-authenticate")), (401, None));
     assert_eq!((theirs.status(), theirs.header("www-authenticate")), (401, Some("Bearer")));
     for (answer, reason) in [(ours, json!("credential_refused")), (theirs, Value::Null)] {
-        assert_eq!(gateway.log_line(answer.header("x-request-id").unwrap()).await["reason"], reason);
+        assert_eq!(gateway.line_of(&answer).await["reason"], reason);
     }
 }
 

@@ -225,7 +225,7 @@ fn to(functions: &Framework, more: &str) -> String {
 
 /// Why the request failed, as the access log has it.
 async fn reason(gateway: &Gateway, answer: &Response) -> Value {
-    gateway.log_line(answer.header("x-request-id").unwrap()).await["reason"].clone()
+    gateway.line_of(answer).await["reason"].clone()
 }
 
 /// `a body, compressed`, by gzip.

@@ -401,7 +401,7 @@ async fn an_answer_with_two_framings_poisons_nobody() {
             answer.all("content-length").len() + answer.all("transfer-encoding").len() == 1,
             "{answer:?}"
         );
-        gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        gateway.line_of(&answer).await;
     }
     // Pingora goes by the chunks and forgets the length before any hook sees it; what follows them begins the next answer.
 }

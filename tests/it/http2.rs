@@ -272,7 +272,7 @@ async fn a_tunnel_is_refused_alike_over_both_protocols() {
     for (protocol, answer) in [("HTTP/2", over_http2), ("HTTP/1.1", over_http1)] {
         assert_eq!((answer.status(), answer.code().as_str()), (405, "method_not_allowed"), "{protocol}");
         assert_eq!(answer.header("allow"), Some(""), "{protocol}");
-        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let line = gateway.line_of(&answer).await;
         assert_eq!((&line["status"], &line["protocol"]), (&405.into(), &protocol.into()));
         assert_eq!((&line["method"], &line["path"]), (&"CONNECT".into(), &"-".into()), "{protocol}");
     }
@@ -767,7 +767,7 @@ async fn an_answer_without_a_body_ends_with_its_head() {
                     (status, "", true),
                     "{what}"
                 );
-                let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+                let line = gateway.line_of(&answer).await;
                 assert_eq!((&line["status"], &line["reason"]), (&status.into(), &().into()), "{what}");
             }
         }
@@ -790,7 +790,7 @@ async fn an_answer_with_fields_that_are_none_is_no_answer() {
             // The head may be on its way already, or not.
             let is_told = matches!((answer.status(), answer.whole), (200, false) | (502, true));
             assert!(is_told, "{field:?} after the body: {answer:?}");
-            let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+            let line = gateway.line_of(&answer).await;
             assert_eq!(line["reason"], "upstream_protocol", "{field:?}");
         }
     }

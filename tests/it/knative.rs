@@ -108,7 +108,7 @@ async fn a_call_that_never_reached_the_function_is_told_from_one_that_did() {
         let answer = gateway.get("/fn").await;
 
         assert_eq!((answer.status(), answer.text().as_str()), (status, body));
-        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let line = gateway.line_of(&answer).await;
         assert_eq!(line["reason"], reason, "{body}");
         let counted = if reason.is_null() { 0.0 } else { 1.0 };
         gateway

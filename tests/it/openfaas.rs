@@ -52,7 +52,7 @@ async fn scaling_that_ran_out_of_time_is_a_time_out() {
 
     let answer = gateway.get("/fn/asleep").await;
     assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"));
-    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    let line = gateway.line_of(&answer).await;
     assert_eq!((&line["reason"], &line["activation_id"]), (&json!("upstream_timeout"), &json!("1")));
 
     for (method, path) in [("GET", "/fn/timed"), ("HEAD", "/fn/asleep"), ("GET", "/pass/asleep")] {
@@ -79,7 +79,7 @@ async fn a_queued_call_is_accepted_and_has_a_name() {
     assert_eq!((seen.target(), seen.body.as_slice()), ("/async-function/hello/x", &b"work"[..]));
     assert_eq!(seen.header("x-callback-url"), Some("https://hooks.example.com/done"));
     assert_eq!((seen.header("x-call-id"), seen.header("x-openfaas-internal")), (None, None));
-    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    let line = gateway.line_of(&answer).await;
     assert_eq!((&line["activation_id"], &line["reason"]), (&json!("5f1c-1"), &json!(null)));
 
     for url in ["http://169.254.169.254/", "http://hooks.example.com@evil.test/"] {
@@ -88,7 +88,7 @@ async fn a_queued_call_is_accepted_and_has_a_name() {
     }
     let answer = gateway.get("/queue/x").await;
     assert_eq!((answer.status(), answer.header("allow")), (405, Some("POST")));
-    assert_eq!(gateway.log_line(answer.header("x-request-id").unwrap()).await["attempts"], json!(0));
+    assert_eq!(gateway.line_of(&answer).await["attempts"], json!(0));
     assert_eq!(faas.requests().len(), 1);
 }
 
@@ -107,7 +107,7 @@ async fn a_function_that_does_not_exist_was_not_reached() {
     for (path, reason) in [("/fn/missing", json!("not_reached")), ("/fn/site", json!(null))] {
         let answer = gateway.get(path).await;
         assert_eq!(answer.status(), 404);
-        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let line = gateway.line_of(&answer).await;
         assert_eq!(line["reason"], reason, "{path}");
     }
 }
@@ -126,6 +126,6 @@ async fn the_gateways_credential_replaces_the_clients() {
 
     assert_eq!((answer.status(), answer.header("www-authenticate")), (401, None));
     assert_eq!(faas.only_request().all("authorization"), ["Bearer t0ken"]);
-    let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    let line = gateway.line_of(&answer).await;
     assert_eq!(line["reason"], "credential_refused");
 }

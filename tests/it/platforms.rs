@@ -94,7 +94,7 @@ async fn every_platform_names_what_went_wrong_on_the_way() {
                 answer.status() == *status && codes.contains(&code.as_str()),
                 "{platform:?}: {code}, not {codes:?}"
             );
-            let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+            let line = gateway.line_of(&answer).await;
             assert_eq!((&line["reason"], &line["platform"]), (&json!(code), &json!(platform.name())));
             let labels = [("route", &*format!("r{number}")), ("code", &*code)];
             gateway.counts("fngate_failures_total", &labels, 1.0).await;
@@ -365,7 +365,7 @@ async fn a_node_that_dies_at_the_moment_of_reuse_is_passed_over() {
     assert_eq!(answer.status(), 200);
     assert_eq!(good.requests().len(), 0, "the heavier one comes first");
     // Its connection is back in the pool by then.
-    gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    gateway.line_of(&answer).await;
     assert_eq!(gateway.get("/fn").await.status(), 200);
 
     dying.await.unwrap();

@@ -273,7 +273,7 @@ async fn a_get_whose_reused_connection_died_is_sent_once_more() {
         assert_eq!(answer.status(), 200, "{}", answer.text());
         assert_eq!(answer.json::<Echo>().body, body.unwrap_or_default());
         assert_eq!(origin.requests().iter().map(|r| r.connection).collect::<Vec<_>>(), [0, 0, 1]);
-        let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+        let line = gateway.line_of(&answer).await;
         assert_eq!((&line["attempts"], &line["status"]), (&json!(2), &json!(200)), "{line}");
         gateway.counts("fngate_retries_total", &[("route", "hello")], 1.0).await;
     }
@@ -483,7 +483,7 @@ async fn burst(gateway: &Gateway, origin: &Origin, gate: &Gate, size: usize) {
 /// A request and its answer, with the connection back where it belongs: the log line is written after that.
 async fn done(gateway: &Gateway, request: &Request) -> Response {
     let answer = gateway.send(request).await;
-    gateway.log_line(answer.header("x-request-id").unwrap()).await;
+    gateway.line_of(&answer).await;
     answer
 }
 

@@ -406,7 +406,7 @@ async fn a_name_that_is_refused_goes_nowhere() {
         for (asked, status, code) in [("other", 404, "no_route"), ("img-%2Fx", 400, "bad_path")] {
             let answer = gateway.post(&format!("/{name}/{asked}"), "{}").await;
             assert_eq!((answer.status(), answer.code().as_str()), (status, code), "{name} {asked}");
-            let line = gateway.log_line(answer.header("x-request-id").unwrap()).await;
+            let line = gateway.line_of(&answer).await;
             assert_eq!((&line["attempts"], &line["route"]), (&0.into(), &name.into()), "{line}");
         }
     }

@@ -127,6 +127,11 @@ impl Gateway {
         lines.remove(0)
     }
 
+    /// The same for the request that got this answer.
+    pub(crate) async fn line_of(&self, answer: &Response) -> Value {
+        self.log_line(answer.header("x-request-id").unwrap()).await
+    }
+
     /// What it wrote to standard error so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
