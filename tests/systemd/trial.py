@@ -128,18 +128,13 @@ async def reloads_under_load():
 
 async def is_watched():
     """the watchdog is fed; a process that hangs is replaced"""
-    await drop_in(f"WatchdogSec={WATCHDOG}s")
-    await systemctl("restart", "fngate")
-    process = await main_process()
-    await asyncio.sleep(WATCHDOG * 1.5)
-    check(await main_process() == process, "the watchdog of a process that is well")
-    os.kill(process, 19)
-    await another_process(process)
-    await until_active()
-    await until("the reason in the journal", lambda: in_journal("Watchdog timeout"))
-    check(await get("/hello/x") == (200, b"/x"), "a request afterwards")
-    await drop_in()
-    await systemctl("restart", "fngate")
+    async with watched_closely():
+        process = await stays("the watchdog of a process that is well")
+        os.kill(process, 19)
+        await another_process(process)
+        await until_active()
+        await until("the reason in the journal", lambda: in_journal("Watchdog timeout"))
+        check(await get("/hello/x") == (200, b"/x"), "a request afterwards")
 
 
 async def upgrades_under_load():
@@ -164,14 +159,9 @@ async def upgrades_under_load():
         check(await main_process() == process and await show("NRestarts") == restarts, "the process after it")
         check((await get("/token"))[0] == 200, "a request with a credential")
         check(not await in_journal("not our child"), "whose child the new process is")
-    await drop_in(f"WatchdogSec={WATCHDOG}s")
-    await systemctl("restart", "fngate")
-    await upgrade()
-    process, restarts = await main_process(), await show("NRestarts")
-    await asyncio.sleep(WATCHDOG * 1.5)
-    check(await main_process() == process and await show("NRestarts") == restarts, "the watchdog of the new process")
-    await drop_in()
-    await systemctl("restart", "fngate")
+    async with watched_closely():
+        await upgrade()
+        await stays("the watchdog of the new process")
     return tally.nothing_failed()
 
 
@@ -392,6 +382,24 @@ def configure(more=""):
     draft.write_text(text)
     draft.chmod(0o644)
     draft.rename(CONFIG)
+
+
+@contextlib.asynccontextmanager
+async def watched_closely():
+    """With a watchdog that does not wait for as long as the unit's."""
+    await drop_in(f"WatchdogSec={WATCHDOG}s")
+    await systemctl("restart", "fngate")
+    yield
+    await drop_in()
+    await systemctl("restart", "fngate")
+
+
+async def stays(what):
+    """The main process, which outlives the time of that watchdog."""
+    process, restarts = await main_process(), await show("NRestarts")
+    await asyncio.sleep(WATCHDOG * 1.5)
+    check(await main_process() == process and await show("NRestarts") == restarts, what)
+    return process
 
 
 async def drop_in(*lines):
